@@ -1,0 +1,242 @@
+"""What the author of a backend implements: a `Descriptor`, a `Backend` and an `Executor`.
+
+A plugin is a module (or any object) that an entry point of the group ``neuropod.backends`` names, one entry point for
+each platform. It states the contract that it was written for and answers one hook::
+
+    from neuropod_core import Backend, Descriptor, Executor, Trust, hookimpl
+
+    neuropod_contract = (1, 0)
+
+    class Echo(Backend):
+        descriptor = Descriptor(platform="echo", trust=Trust.DATA)
+
+        def load(self, variant, options):
+            return EchoExecutor()
+
+    @hookimpl
+    def neuropod_backend(platform):
+        return Echo()
+
+Importing it imports no framework; `Backend.load` does.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Union
+
+import numpy as np
+
+from neuropod_core.dtypes import DType
+from neuropod_core.errors import OptionError, SpecError, shown
+from neuropod_core.trust import Trust
+from neuropod_core.variants import Variant
+
+__all__ = ["CONTRACT_VERSION", "Array", "Backend", "Descriptor", "Executor", "LoadOptions", "Names", "Tensors"]
+
+CONTRACT_VERSION = (1, 0)
+"""Version (major, minor) of what this module, the hooks and `Variant` promise to plugins."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+"""A NumPy array; strings are arrays of objects of type `str`."""
+
+Tensors = dict[str, Array]
+"""Tensors by name."""
+
+Names = Union[Sequence[str], None]
+"""Names of outputs to compute; None for all of them."""
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """What a backend can do, as plain data: reading it imports no framework.
+
+    Parameters
+    ----------
+    platform
+        The artefact kind that it opens.
+    trust
+        The class of artefacts of this kind; a library in ``ops/`` makes any artefact ``code``.
+    framework
+        The distributions that carry the framework, any of which will do; the first one found gives its version.
+        Empty if there is none.
+    framework_versions
+        The range of versions that the backend was made for (PEP 440, ``">=2.4"``); a version outside is refused.
+    install
+        What to run if the framework is missing: ``pip install 'neuropod-onnx[cpu]'``.
+    dtypes
+        The element types that it carries in and out.
+    devices
+        Kinds of device that it can use: ``cpu``, ``cuda``.
+    options
+        The options that `Backend.load` takes, each with one sentence about it.
+    packagers
+        Functions that write packages for it: public name -> ``module:function``, imported when asked for.
+    stateful
+        Whether executors keep state between calls that changes later results.
+    """
+
+    platform: str
+    trust: Trust
+    framework: tuple[str, ...] = ()
+    framework_versions: str = ""
+    install: str = ""
+    dtypes: frozenset[DType] = frozenset(DType)
+    devices: tuple[str, ...] = ("cpu",)
+    options: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    packagers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    stateful: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.platform, str) or not self.platform:
+            raise SpecError(f"a descriptor names its platform, not {shown(self.platform)}")
+        object.__setattr__(self, "trust", Trust.parse(self.trust))
+        framework = (self.framework,) if isinstance(self.framework, str) else tuple(self.framework)
+        object.__setattr__(self, "framework", framework)
+        object.__setattr__(self, "dtypes", frozenset(map(DType.parse, self.dtypes)))
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What the caller of `load_neuropod` asks of a backend.
+
+    Parameters
+    ----------
+    device
+        ``cpu``; ``cuda`` or ``cuda:1``; or ``auto``: an accelerator where there is one, else the CPU. Anything but
+        ``auto`` is meant: a backend that cannot have it raises `DeviceError` and never runs elsewhere.
+    values
+        Options by name, all of them among `Descriptor.options`.
+    """
+
+    device: str = "cpu"
+    values: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+
+    def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int | None:
+        """Give the option `name` as an int of at least `least`, or `default` where it was not given.
+
+        Raises
+        ------
+        OptionError
+            If the value is no such number.
+        """
+        value = self.values.get(name, default)
+        if value is default:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise OptionError(f"option {name!r} is an int of at least {least}, not {shown(value)}")
+        return value
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Give the option `name` as a bool, or `default` where it was not given.
+
+        Raises
+        ------
+        OptionError
+            If the value is no bool.
+        """
+        value = self.values.get(name, default)
+        if not isinstance(value, bool):
+            raise OptionError(f"option {name!r} is true or false, not {shown(value)}")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str | None:
+        """Give the option `name` as a `str`, or `default` where it was not given.
+
+        Raises
+        ------
+        OptionError
+            If the value is no text.
+        """
+        value = self.values.get(name, default)
+        if value is not default and not isinstance(value, str):
+            raise OptionError(f"option {name!r} is a text, not {shown(value)}")
+        return value
+
+
+class Executor(ABC):
+    """A loaded thing that runs: one model, in this process or wherever its placement put it.
+
+    `thread_safe` says whether `infer` may run in several threads at once; where it is False, calls are queued for it.
+    `stateful` says whether a call changes what later calls give.
+    """
+
+    thread_safe: ClassVar[bool] = True
+    stateful: bool = False
+
+    @abstractmethod
+    def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
+        """Run the model once.
+
+        Parameters
+        ----------
+        inputs
+            Checked arrays by name, native byte order, of any memory layout, perhaps read-only. Read, never written,
+            and not kept after the call; the dictionary is not changed either. Optional ones may be missing.
+        outputs
+            Names to compute; None for all. More may be returned, they are dropped.
+
+        Returns
+        -------
+        Arrays by name which belong to the caller: they share no memory with inputs, model state or earlier results.
+
+        Raises
+        ------
+        InferenceError
+            If the framework fails; its own error is the ``__cause__``.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the model holds. Called once, with no call running."""
+
+    @property
+    def description(self) -> Mapping[str, object]:
+        """Facts about what runs, for people and logs: framework version, device, threads."""
+        return _NOTHING
+
+
+class Backend(ABC):
+    """Opens the artefacts of one platform."""
+
+    descriptor: Descriptor
+
+    @abstractmethod
+    def load(self, variant: Variant, options: LoadOptions) -> Executor:
+        """Open an artefact; the framework is imported here and no earlier.
+
+        The caller has verified the files, admitted the trust class, and checked framework version and option names.
+
+        Raises
+        ------
+        ModelLoadError
+            If the framework refuses the artefact.
+        DeviceError
+            If the device asked for is not there.
+        OptionError
+            If an option has a value that it cannot have.
+        """
+
+    def framework_version(self) -> str | None:
+        """The installed version of the framework, found without importing it; None if it is not installed.
+
+        A platform without a framework answers with what its packages' version range speaks of.
+        """
+        from importlib import metadata
+
+        for distribution in self.descriptor.framework:
+            try:
+                return metadata.version(distribution)
+            except metadata.PackageNotFoundError:
+                continue
+        return None
+
+    def trust_needed(self, variant: Variant) -> Trust:
+        """The class of this one artefact, where it is more than `Descriptor.trust`; reads it without running it."""
+        del variant
+        return self.descriptor.trust

@@ -1,0 +1,300 @@
+"""From the name of a platform to the backend that serves it: one plugin is imported, the others are not."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+
+import pluggy
+
+from neuropod_core import hookspecs
+from neuropod_core.backend import CONTRACT_VERSION, Backend, Descriptor
+from neuropod_core.errors import (
+    BackendConflictError,
+    BackendNotFoundError,
+    FrameworkNotFoundError,
+    FrameworkVersionError,
+    NeuropodError,
+    PackageFormatError,
+    PluginBlockedError,
+    PluginContractError,
+    PluginError,
+    shown,
+)
+
+__all__ = [
+    "BLOCKED_VARIABLE",
+    "Plugin",
+    "backend_for",
+    "block",
+    "check_framework",
+    "installed",
+    "observers",
+    "register",
+    "unblock",
+    "unregister",
+]
+
+BLOCKED_VARIABLE = "NEUROPOD_BLOCKED_PLUGINS"
+"""Environment variable: names of distributions, separated by commas, whose plugins are not used."""
+
+_FIRST_PARTY = {"torchscript": "torch", "tensorflow": "tf", "onnx": "onnx", "python": "python"}
+_LONGEST_RANGE = 256
+
+_logger = logging.getLogger("neuropod")
+_blocked: set[str] = set()
+_registered: dict[str, tuple[Plugin, object]] = {}
+_backends: dict[Plugin, Backend] = {}
+
+
+@dataclass(frozen=True, order=True)
+class Plugin:
+    """One claim to a platform: which distribution makes it, and where its plugin object is."""
+
+    platform: str
+    distribution: str
+    version: str
+    target: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
+
+    @property
+    def blocked_by(self) -> str:
+        """What blocks it; empty if nothing does."""
+        name = _normalized(self.distribution)
+        if name in _blocked:
+            return "a call of neuropod_core.plugins.block"
+        if name in map(_normalized, os.environ.get(BLOCKED_VARIABLE, "").split(",")):
+            return f"the environment variable {BLOCKED_VARIABLE}"
+        return ""
+
+    def backend(self) -> Backend:
+        """Import the plugin and ask it for its backend; once per process.
+
+        Raises
+        ------
+        PluginBlockedError
+            If it is blocked.
+        PluginError
+            If it is broken, with the reason.
+        """
+        if self.blocked_by:
+            raise PluginBlockedError(str(self), self.blocked_by)
+        if self not in _backends:
+            _backends[self] = _asked(self, _imported(self))
+        return _backends[self]
+
+
+def installed() -> tuple[Plugin, ...]:
+    """List every claim to a platform that is installed or registered here, importing none."""
+    return tuple(sorted(_claims()))
+
+
+def backend_for(platform: str, distribution: str | None = None) -> Backend:
+    """Find the backend that serves `platform`, or the one of `distribution` where several do.
+
+    Raises
+    ------
+    BackendNotFoundError
+        If no plugin claims it; the error names the package to install.
+    BackendConflictError
+        If several do and none was chosen.
+    PluginBlockedError, PluginError
+        If the one that does cannot be used.
+    """
+    claims = [plugin for plugin in _claims(platform) if _is_from(plugin, distribution)]
+    usable = [plugin for plugin in claims if not plugin.blocked_by] or claims
+    match usable:
+        case []:
+            raise _not_found(platform, distribution)
+        case [only]:
+            return only.backend()
+        case rivals:
+            raise BackendConflictError(platform, tuple(sorted(rival.distribution for rival in rivals)))
+
+
+def check_framework(backend: Backend, version_range: str = "*", asked_by: str = "the package") -> str:
+    """Compare the installed framework with what the backend, then the package, asks for; give its version.
+
+    `version_range` is an npm-style range (``>=2.1 <3 || 3.x``), compared with the release part of the version alone.
+
+    Raises
+    ------
+    FrameworkNotFoundError, FrameworkVersionError
+        With the command that mends it.
+    """
+    descriptor = backend.descriptor
+    version = backend.framework_version()
+    if version is None:
+        return _without_framework(descriptor)
+    framework = descriptor.framework[0] if descriptor.framework else descriptor.platform
+    if descriptor.framework_versions and not _in_specifier(version, descriptor.framework_versions):
+        asked = f"the backend for {descriptor.platform!r}"
+        raise FrameworkVersionError(framework, descriptor.framework_versions, version, asked, _install(descriptor))
+    if not _in_npm_range(version, version_range, asked_by):
+        raise FrameworkVersionError(framework, version_range, version, asked_by, "install a version in that range")
+    return version
+
+
+def block(distribution: str) -> None:
+    """Use no plugin of `distribution` from now on, in this process."""
+    _blocked.add(_normalized(distribution))
+
+
+def unblock(distribution: str) -> None:
+    """Take `block` back."""
+    _blocked.discard(_normalized(distribution))
+
+
+def register(plugin: object, platform: str, name: str = "") -> None:
+    """Let `plugin`, an object or module that answers the hooks, serve `platform` in this process, uninstalled."""
+    title = name or getattr(plugin, "__name__", type(plugin).__name__)
+    unregister(platform)
+    _registered[platform] = Plugin(platform, title, "", title), plugin
+
+
+def unregister(platform: str) -> None:
+    """Take `register` back."""
+    claim, _ = _registered.pop(platform, (None, None))
+    if claim is not None:
+        _backends.pop(claim, None)
+
+
+@lru_cache(maxsize=1)
+def observers() -> pluggy.PluginManager:
+    """Give the plugins that watch, found once in the group ``neuropod.observers``; a broken one is logged and left out."""
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    for entry in metadata.entry_points(group=hookspecs.OBSERVERS_GROUP):
+        try:
+            manager.register(entry.load(), name=entry.name)
+        except Exception:  # An observer may raise anything; the model it would watch must load.
+            _logger.exception("observer %r cannot be used", entry.name)
+    return manager
+
+
+def _claims(platform: str | None = None) -> Iterable[Plugin]:
+    for entry in metadata.entry_points(group=hookspecs.BACKENDS_GROUP):
+        if platform in (None, entry.name) and entry.name not in _registered:
+            name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("an unknown distribution", "")
+            yield Plugin(entry.name, name, version, entry.value)
+    for name, (plugin, _) in _registered.items():
+        if platform in (None, name):
+            yield plugin
+
+
+def _imported(plugin: Plugin) -> object:
+    if plugin.platform in _registered:
+        return _registered[plugin.platform][1]
+    entry = metadata.EntryPoint(plugin.platform, plugin.target, hookspecs.BACKENDS_GROUP)
+    try:
+        return entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # A plugin may raise anything while it is imported, SystemExit too.
+        reason = f"importing {plugin.target} raised {type(error).__name__}: {error}"
+        raise PluginError(str(plugin), reason, f"reinstall it: pip install --force-reinstall {plugin.distribution}") from error
+
+
+def _asked(plugin: Plugin, module: object) -> Backend:
+    _check_contract(plugin, module)
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(module, name=str(plugin))
+        backend = manager.hook.neuropod_backend(platform=plugin.platform)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # Neither pluggy's validation nor a plugin's hook has a closed list of errors.
+        reason = f"its hook neuropod_backend raised {type(error).__name__}: {error}"
+        raise PluginError(str(plugin), reason, "tell its author") from error
+    return _checked_backend(plugin, backend)
+
+
+def _checked_backend(plugin: Plugin, backend: object) -> Backend:
+    if not isinstance(backend, Backend):
+        reason = f"its hook neuropod_backend gave {shown(backend)} for {plugin.platform!r}, not a Backend"
+        raise PluginError(str(plugin), reason, "tell its author")
+    descriptor = getattr(backend, "descriptor", None)
+    if not isinstance(descriptor, Descriptor) or descriptor.platform != plugin.platform:
+        reason = f"its backend describes {shown(descriptor)} where {plugin.platform!r} was asked for"
+        raise PluginError(str(plugin), reason, "tell its author")
+    return backend
+
+
+def _check_contract(plugin: Plugin, module: object) -> None:
+    contract = getattr(module, "neuropod_contract", None)
+    ours = ".".join(map(str, CONTRACT_VERSION))
+    if not (isinstance(contract, tuple) and len(contract) == 2 and all(type(part) is int for part in contract)):  # noqa: PLR2004 - major, minor
+        reason = f"it states no contract version, neuropod_contract is {shown(contract)}, this core serves {ours}"
+        raise PluginContractError(str(plugin), reason, f"put neuropod_contract = {CONTRACT_VERSION} into {plugin.target}")
+    theirs = ".".join(map(str, contract))
+    if contract > CONTRACT_VERSION:
+        reason = f"it was written for contract {theirs}, this core serves up to {ours}"
+        raise PluginContractError(str(plugin), reason, "run: pip install --upgrade neuropod-core")
+    if contract[0] < max(1, CONTRACT_VERSION[0] - 1):
+        reason = f"it was written for contract {theirs}, this core serves {ours} and the major version before"
+        raise PluginContractError(str(plugin), reason, f"run: pip install --upgrade {plugin.distribution}")
+
+
+def _is_from(plugin: Plugin, distribution: str | None) -> bool:
+    return distribution is None or _normalized(plugin.distribution) == _normalized(distribution)
+
+
+def _not_found(platform: str, distribution: str | None) -> NeuropodError:
+    platforms = tuple(sorted({plugin.platform for plugin in installed()}))
+    if distribution is not None:
+        there = ", ".join(plugin.distribution for plugin in _claims(platform)) or "none"
+        what = f"{distribution!r} serves no platform {platform!r} (plugins that do: {there})"
+        return BackendNotFoundError(platform, platforms, f"{what}; run: pip install {distribution}")
+    if platform in _FIRST_PARTY:
+        return BackendNotFoundError(platform, platforms, f"run: pip install neuropod-{_FIRST_PARTY[platform]}")
+    return BackendNotFoundError(platform, platforms, "install the plugin that serves it")
+
+
+def _without_framework(descriptor: Descriptor) -> str:
+    if not descriptor.framework:
+        return ""
+    wanted = " or ".join(descriptor.framework)
+    what = f"the backend for {descriptor.platform!r} needs {wanted}, which is not installed"
+    raise FrameworkNotFoundError(what, remedy=_install(descriptor))
+
+
+def _install(descriptor: Descriptor) -> str:
+    return f"run: {descriptor.install}" if descriptor.install else "install it"
+
+
+def _in_specifier(version: str, specifier: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(specifier).contains(version, prereleases=True)
+
+
+def _in_npm_range(version: str, version_range: str, asked_by: str) -> bool:
+    if version_range.strip() in ("", "*"):
+        return True
+    from packaging.version import InvalidVersion
+    from packaging.version import Version as Release
+    from semantic_version import NpmSpec, Version
+
+    try:
+        if len(version_range) > _LONGEST_RANGE:
+            raise ValueError
+        spec = NpmSpec(version_range)
+    except ValueError:
+        what = f"platform_version_semver {shown(version_range)} is no npm-style version range"
+        raise PackageFormatError(what, at=asked_by, remedy="write it like '>=2.1 <3' or '2.x'") from None
+    try:
+        major, minor, patch = (*Release(version).release, 0, 0)[:3]
+    except InvalidVersion:
+        return False
+    return bool(spec.match(Version(major=major, minor=minor, patch=patch)))
+
+
+def _normalized(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(".", "-")
