@@ -1,0 +1,278 @@
+"""A problem compiled to checks: straight-line code that says yes, and a slower twin that says why not.
+
+The straight-line half is generated when a model is loaded and holds no text of the package: names and types are bound
+to constants. It takes plain dictionaries of arrays that fit exactly. Everything else goes to the twin, which reads the
+specs: it converts what may be converted and raises `TensorMismatchError` for the rest. Where both take a call they
+agree; the tests prove it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from types import CodeType
+from typing import Any, Literal
+
+import numpy as np
+
+from neuropod_core.backend import Array, Tensors
+from neuropod_core.dtypes import DType
+from neuropod_core.errors import OptionError, TensorMismatchError, shown
+from neuropod_core.problem import Dim, Problem, TensorSpec
+from neuropod_core.tensors import all_text, as_array, as_text, describe
+
+__all__ = ["Cast", "InputCheck", "OutputCheck", "Sizes"]
+
+Cast = Literal["no", "safe", "same_kind"]
+"""Whether a wrong element type is converted: never, where no value changes, or within a kind (float64 to float32)."""
+
+Sizes = tuple[Any, ...]
+"""The values of a problem's symbols in one call, in the order of `Problem`; None where no tensor bound one."""
+
+_CASTS = ("no", "safe", "same_kind")
+
+
+class InputCheck:
+    """Checks the inputs of a call.
+
+    Parameters
+    ----------
+    problem
+        The problem to enforce.
+    cast
+        Which wrong element types are converted instead of refused.
+    """
+
+    def __init__(self, problem: Problem, cast: Cast = "no") -> None:
+        if cast not in _CASTS:
+            raise OptionError(f"cast is one of {', '.join(map(repr, _CASTS))}, not {shown(cast)}")
+        self._specs = {spec.name: spec for spec in problem.inputs}
+        self._symbols = _symbols(problem)
+        self._cast = cast
+        self._fits = _compile(problem.inputs, self._symbols, bound=False)
+
+    def __call__(self, inputs: Mapping[str, object]) -> tuple[Tensors, Sizes]:
+        """Give the inputs as arrays and the sizes that they bind.
+
+        Raises
+        ------
+        TensorMismatchError
+            If one of them contradicts its spec.
+        """
+        sizes = self._fits(inputs)
+        if sizes is not None:
+            return inputs, sizes  # type: ignore[return-value]  # the generated half has looked at every value
+        return self._explain(inputs)
+
+    def _explain(self, inputs: Mapping[str, object]) -> tuple[Tensors, Sizes]:
+        if not isinstance(inputs, Mapping):
+            raise TensorMismatchError("inputs", "tensors by name", describe(inputs), "pass a dictionary")
+        _refuse_unknown("inputs", inputs, self._specs)
+        sizes: dict[str, int] = {}
+        arrays = {}
+        for name, spec in self._specs.items():
+            if name in inputs:
+                arrays[name] = _converted(inputs[name], spec, self._cast)
+                _bind(f"inputs.{name}", spec, arrays[name], sizes)
+            elif not spec.optional:
+                raise TensorMismatchError(f"inputs.{name}", spec.notation, "nothing", "it is required")
+        return arrays, tuple(sizes.get(symbol) for symbol in self._symbols)
+
+
+class OutputCheck:
+    """Checks the results of a call: all of them, or those that were asked for.
+
+    Parameters
+    ----------
+    problem
+        The problem to enforce.
+    names
+        The outputs that were asked for; None for all, of which optional ones may be missing.
+    """
+
+    def __init__(self, problem: Problem, names: Iterable[str] | None = None) -> None:
+        known = {spec.name: spec for spec in problem.outputs}
+        self._symbols = _symbols(problem)
+        self._only = None if names is None else tuple(dict.fromkeys(names))
+        for name in self._only or ():
+            if name not in known:
+                there = ", ".join(known) or "none"
+                raise TensorMismatchError(f"outputs.{name}", f"one of the outputs ({there})", shown(name))
+        kept = known.values() if self._only is None else (known[name] for name in self._only)
+        specs = [spec if problem.ties_outputs else _untied(spec) for spec in kept]
+        self._specs = {spec.name: spec for spec in specs}
+        self._fits = _compile(specs, self._symbols, bound=True)
+
+    def __call__(self, results: Mapping[str, object], sizes: Sizes) -> Tensors:
+        """Give the results, without those that were not asked for.
+
+        Raises
+        ------
+        TensorMismatchError
+            If the model broke its promise.
+        """
+        if self._fits(results, sizes) is not None:
+            return results  # type: ignore[return-value]  # the generated half has looked at every value
+        return self._explain(results, sizes)
+
+    def _explain(self, results: Mapping[str, object], sizes: Sizes) -> Tensors:
+        if not isinstance(results, Mapping):
+            raise TensorMismatchError("outputs", "tensors by name", describe(results))
+        if self._only is None:
+            _refuse_unknown("outputs", results, self._specs)
+        bound = {symbol: size for symbol, size in zip(self._symbols, sizes, strict=True) if size is not None}
+        arrays = {}
+        for name, spec in self._specs.items():
+            if name in results:
+                arrays[name] = _taken(f"outputs.{name}", results[name], spec)
+                _bind(f"outputs.{name}", spec, arrays[name], bound)
+            elif self._only is not None or not spec.optional:
+                raise TensorMismatchError(f"outputs.{name}", spec.notation, "nothing", "the model did not return it")
+        return arrays
+
+
+def _symbols(problem: Problem) -> tuple[str, ...]:
+    specs = problem.inputs + (problem.outputs if problem.ties_outputs else ())
+    return tuple(dict.fromkeys(symbol for spec in specs for symbol in spec.symbols))
+
+
+def _untied(spec: TensorSpec) -> TensorSpec:
+    shape = tuple(None if isinstance(dim, str) else dim for dim in spec.shape)
+    return TensorSpec(spec.name, spec.dtype, shape, spec.optional)
+
+
+# -- the twin that says why not ---------------------------------------------------------------------------------------
+
+
+def _refuse_unknown(side: str, given: Mapping[str, object], specs: Mapping[str, TensorSpec]) -> None:
+    for name in given:
+        if name not in specs:
+            there = ", ".join(specs) or "none"
+            where = f"{side}.{name}" if isinstance(name, str) else side
+            raise TensorMismatchError(where, f"one of the {side} ({there})", shown(name), "leave it out or rename it")
+
+
+def _converted(value: object, spec: TensorSpec, cast: Cast) -> Array:
+    path = f"inputs.{spec.name}"
+    array = as_array(value)
+    if array is None:
+        remedy = f"pass a NumPy array, such as np.asarray(value, {spec.dtype.value!r})"
+        raise TensorMismatchError(path, spec.notation, describe(value), remedy)
+    if spec.dtype is DType.STRING:
+        return _text(path, array, spec)
+    wanted = spec.dtype.numpy
+    if array.dtype == wanted:
+        return array
+    if array.dtype.newbyteorder("=") == wanted or (cast != "no" and np.can_cast(array.dtype, wanted, cast)):
+        return array.astype(wanted)
+    remedy = f"convert it by .astype({spec.dtype.value!r})"
+    raise TensorMismatchError(path, spec.notation, describe(array), remedy)
+
+
+def _taken(path: str, value: object, spec: TensorSpec) -> Array:
+    array = as_array(value)
+    if array is None:
+        raise TensorMismatchError(path, spec.notation, describe(value))
+    if spec.dtype is DType.STRING:
+        return _text(path, array, spec)
+    if array.dtype != spec.dtype.numpy:
+        raise TensorMismatchError(path, spec.notation, describe(array))
+    return array
+
+
+def _text(path: str, array: Array, spec: TensorSpec) -> Array:
+    text = as_text(array)
+    if text is None:
+        remedy = "strings are arrays of str that can be written as UTF-8"
+        raise TensorMismatchError(path, spec.notation, describe(array), remedy)
+    return text
+
+
+def _bind(path: str, spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
+    shape = array.shape
+    if len(shape) != len(spec.shape):
+        expected = f"{spec.notation} ({len(spec.shape)} dimensions)"
+        raise TensorMismatchError(path, expected, f"{describe(array)} ({len(shape)} dimensions)")
+    for dim, length in zip(spec.shape, shape, strict=True):
+        if not _agrees(dim, length, sizes):
+            bound = ", ".join(f"{symbol}={sizes[symbol]}" for symbol in spec.symbols if symbol in sizes)
+            expected = f"{spec.notation} with {bound}" if bound else spec.notation
+            raise TensorMismatchError(path, expected, describe(array))
+
+
+def _agrees(dim: Dim, length: int, sizes: dict[str, int]) -> bool:
+    if isinstance(dim, str):
+        return sizes.setdefault(dim, length) == length
+    return dim is None or dim == length
+
+
+# -- the straight-line half -------------------------------------------------------------------------------------------
+
+_Form = tuple[tuple[Dim, ...], bool, bool]  # the shape of a spec, whether it is optional, whether it holds text
+
+
+def _compile(specs: Iterable[TensorSpec], symbols: tuple[str, ...], *, bound: bool) -> Callable[..., Sizes | None]:
+    specs = tuple(specs)
+    forms = tuple((spec.shape, spec.optional, spec.dtype is DType.STRING) for spec in specs)
+    names: dict[str, Any] = {"ndarray": np.ndarray, "all_text": all_text}
+    for place, spec in enumerate(specs):
+        names[f"name{place}"], names[f"dtype{place}"] = spec.name, spec.dtype.numpy
+    exec(_code(forms, symbols, bound), names)  # noqa: S102 - the source is made of numbers and of our own words
+    fits: Callable[..., Sizes | None] = names["fits"]
+    return fits
+
+
+@lru_cache(maxsize=256)
+def _code(forms: tuple[_Form, ...], symbols: tuple[str, ...], bound: bool) -> CodeType:  # noqa: FBT001 - a cache key
+    return compile(_source(forms, symbols, bound=bound), "<checks compiled from a problem>", "exec")
+
+
+def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, bound: bool) -> str:
+    """Write ``fits(tensors[, sizes])``: the sizes of all symbols if every tensor fits as it is, else None."""
+    writer = _LengthWriter({symbol: f"size{place}" for place, symbol in enumerate(symbols)}, bound=bound)
+    sizes = "".join(f"size{place}, " for place in range(len(symbols)))
+    lines = ["if type(tensors) is not dict:", "    return None", "count = 0"]
+    if sizes:
+        lines += [f"{sizes}= sizes" if bound else f"{sizes.rstrip(', ').replace(', ', ' = ')} = None"]
+    lines += ["try:"]
+    for place, form in enumerate(forms):
+        lines += [f"    {line}" for line in _tensor_source(place, form, writer)]
+    lines += ["    pass", "except (KeyError, ValueError, TypeError, AttributeError):", "    return None"]
+    lines += ["if len(tensors) != count:", "    return None", f"return ({sizes})"]
+    return f"def fits(tensors{', sizes' if bound else ''}):\n" + "\n".join(f"    {line}" for line in lines)
+
+
+def _tensor_source(place: int, form: _Form, writer: _LengthWriter) -> list[str]:
+    shape, optional, text = form
+    wrong = f"type(array) is not ndarray or array.dtype is not dtype{place}" + " or not all_text(array)" * text
+    lengths = [f"length{axis}" for axis in range(len(shape))]
+    lines = ["count += 1", f"if {wrong}:", "    return None"]
+    lines += [f"{', '.join(lengths)}, = array.shape"] if lengths else ["if array.shape:", "    return None"]
+    for length, dim in zip(lengths, shape, strict=True):
+        lines += writer.lines(length, dim, optional=optional)
+    if optional:
+        return [f"array = tensors.get(name{place})", "if array is not None:", *(f"    {line}" for line in lines)]
+    return [f"array = tensors[name{place}]", *lines]
+
+
+class _LengthWriter:
+    """Writes the check of one dimension, knowing which symbols are bound when the code gets there."""
+
+    def __init__(self, variables: dict[str, str], *, bound: bool) -> None:
+        self._variables = variables
+        self._sure: set[str] = set()
+        self._possible: set[str] = set(variables) if bound else set()
+
+    def lines(self, length: str, dim: Dim, *, optional: bool) -> list[str]:
+        if dim is None:
+            return []
+        if isinstance(dim, int):
+            return [f"if {length} != {dim}:", "    return None"]
+        variable, before = self._variables[dim], (dim in self._sure, dim in self._possible)
+        (self._possible if optional else self._sure).add(dim)
+        match before:
+            case (True, _):
+                return [f"if {length} != {variable}:", "    return None"]
+            case (False, True):
+                return [f"if {variable} is None:", f"    {variable} = {length}", f"elif {length} != {variable}:", "    return None"]
+        return [f"{variable} = {length}"]

@@ -1,0 +1,123 @@
+"""From whatever a caller holds to the NumPy arrays that executors get, without a copy where there is a way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from neuropod_core.backend import Array
+from neuropod_core.dtypes import DType
+
+__all__ = ["SupportsDLPack", "all_text", "as_array", "as_text", "describe", "dtype_of", "object_array"]
+
+_BFLOAT16_MODULE = "ml_dtypes"
+_TEXT = {str}
+
+
+class SupportsDLPack(Protocol):
+    """Anything that lends its memory by the array API's ``__dlpack__``: a torch tensor fits without knowing us."""
+
+    def __dlpack__(self) -> object:
+        """Lend the memory as a capsule."""
+
+
+def as_array(value: object) -> Array | None:
+    """View `value` as a NumPy array, or give None if it is nothing that holds a tensor.
+
+    Taken without a copy: arrays, NumPy scalars, what has ``__dlpack__`` or the array interface, and buffers. A masked
+    array is refused, for its mask would be lost. Lists and Python numbers are refused: they have no element type.
+    """
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray) or isinstance(value, bytes | bytearray | str):
+        return None
+    if isinstance(value, np.ndarray | np.generic):
+        return np.asarray(value)
+    if hasattr(value, "__dlpack__"):
+        return _from_dlpack(cast("SupportsDLPack", value))
+    if hasattr(value, "__array__") or hasattr(value, "__array_interface__") or isinstance(value, memoryview):
+        return _plain(value)
+    return None
+
+
+def as_text(array: Array) -> Array | None:
+    """Give an array of strings in the canonical form, objects of type `str`; None if it holds anything else.
+
+    Fixed-width text and ``StringDType`` are converted, bytes are decoded as UTF-8; canonical arrays come back as they
+    are, others as a copy.
+    """
+    if array.dtype.kind == "O":
+        return array if all_text(array) else _decoded(array)
+    if array.dtype.kind in "UT":
+        return array.astype(object)
+    return _decoded(array) if array.dtype.kind == "S" else None
+
+
+def all_text(array: Array) -> bool:
+    """Tell whether an array of objects holds nothing but `str` that can be written as UTF-8."""
+    items = array.ravel().tolist()
+    if not set(map(type, items)) <= _TEXT:
+        return False
+    try:
+        "".join(items).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def dtype_of(array: Array) -> DType | None:
+    """Name the element type of an array; None outside of the closed set."""
+    if array.dtype.kind in "OUST":
+        return DType.STRING
+    name = array.dtype.name
+    return DType(name) if name in DType.__members__.values() else None
+
+
+def describe(value: object) -> str:
+    """Say what a value is in the notation of specs: ``float32[2, 3]``, or the name of its type."""
+    if isinstance(value, np.ndarray | np.generic):
+        name = "string" if value.dtype.kind in "UST" else value.dtype.name
+        return f"{name}[{', '.join(map(str, value.shape))}]"
+    return type(value).__name__
+
+
+def _from_dlpack(value: SupportsDLPack) -> Array | None:
+    try:
+        return np.from_dlpack(cast("Any", value))
+    except (BufferError, TypeError, RuntimeError, ValueError, AttributeError):  # Another device, or a type NumPy lacks.
+        return _plain(value) if hasattr(value, "__array__") else None
+
+
+def _plain(value: object) -> Array | None:
+    try:
+        array = np.asarray(value)
+    except Exception:  # `__array__` is foreign code: whatever it raises means that there is no array.
+        return None
+    return array if array.dtype.kind != "V" or array.dtype.type.__module__ == _BFLOAT16_MODULE else None
+
+
+def _decoded(array: Array) -> Array | None:
+    try:
+        items = [_text(item) for item in array.ravel().tolist()]
+    except (TypeError, UnicodeError):
+        return None
+    return object_array(items, array.shape)
+
+
+def _text(item: object) -> str:
+    if isinstance(item, bytes):
+        return item.decode()
+    if not isinstance(item, str):
+        raise TypeError(item)
+    item.encode()
+    return str(item)
+
+
+def object_array(items: Iterable[object], shape: tuple[int, ...]) -> Array:
+    """Build an array of objects; `np.array` would look into the items for further dimensions."""
+    listed = list(items)
+    array = np.empty(len(listed), dtype=object)
+    array[:] = listed
+    return array.reshape(shape)
