@@ -75,7 +75,7 @@ class InputCheck:
                 arrays[name] = _converted(inputs[name], spec, self._cast)
                 _bind(f"inputs.{name}", spec, arrays[name], sizes)
             elif not spec.optional:
-                raise TensorMismatchError(f"inputs.{name}", spec.notation, "nothing", "it is required")
+                raise TensorMismatchError(f"inputs.{name}", spec.notation, "nothing", "pass it, it is required")
         return arrays, tuple(sizes.get(symbol) for symbol in self._symbols)
 
 
