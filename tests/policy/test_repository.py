@@ -16,7 +16,13 @@ ELSEWHERE = {"PROVENANCE.md"}
 
 @cache
 def tracked() -> tuple[Path, ...]:
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)  # noqa: S607
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )  # noqa: S607
     return tuple(path for path in map(Path, listed.stdout.split("\0")) if (ROOT / path).is_file())
 
 
