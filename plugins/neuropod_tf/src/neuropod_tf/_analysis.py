@@ -16,37 +16,137 @@ _IN_PLACE = frozenset({"InplaceAdd", "InplaceSub", "InplaceUpdate"})
 # Operations that TensorFlow calls stateful and that leave nothing behind which a later call could see. Random ones are
 # among them: the state of their generators shows as randomness only. tf.random.Generator, a variable, is not.
 _KEEPS_NOTHING = frozenset(
-    """
-    AnonymousRandomSeedGenerator AnonymousSeedGenerator Assert Case CheckNumerics CheckNumericsV2 CudnnRNN CudnnRNNV2
-    CudnnRNNV3 DatasetToSingleElement DeepCopy DeviceIndex DisableCopyOnRead Empty GetSessionTensor GuaranteeConst
-    HashTable HashTableV2 If LookupTableExportV2 LookupTableFindV2 LookupTableSizeV2 Multinomial MutableDenseHashTable
-    MutableDenseHashTableV2 MutableHashTable MutableHashTableOfTensors MutableHashTableOfTensorsV2 MutableHashTableV2
-    NonDeterministicInts ParameterizedTruncatedNormal Placeholder Print PrintV2 RandomCrop RandomGamma RandomPoisson
-    RandomPoissonV2 RandomShuffle RandomStandardNormal RandomUniform RandomUniformInt RangeDataset ReadVariableOp
-    ReduceDataset ResourceGather ResourceGatherNd SampleDistortedBoundingBox SampleDistortedBoundingBoxV2 Stack
-    StackCloseV2 StackPopV2 StackPushV2 StackV2 StatefulPartitionedCall StatelessRandomGetAlg TensorArray
-    TensorArrayCloseV3 TensorArrayConcatV3 TensorArrayGatherV3 TensorArrayGradV3 TensorArrayReadV3 TensorArrayScatterV3
-    TensorArraySizeV3 TensorArraySplitV3 TensorArrayV2 TensorArrayV3 TensorArrayWriteV3 TensorDataset
-    TensorSliceDataset Timestamp TruncatedNormal VarHandleOp VarIsInitializedOp Variable VariableShape VariableV2
-    While _ParallelConcatStart
-    """.split()
+    [
+        "AnonymousRandomSeedGenerator",
+        "AnonymousSeedGenerator",
+        "Assert",
+        "Case",
+        "CheckNumerics",
+        "CheckNumericsV2",
+        "CudnnRNN",
+        "CudnnRNNV2",
+        "CudnnRNNV3",
+        "DatasetToSingleElement",
+        "DeepCopy",
+        "DeviceIndex",
+        "DisableCopyOnRead",
+        "Empty",
+        "GetSessionTensor",
+        "GuaranteeConst",
+        "HashTable",
+        "HashTableV2",
+        "If",
+        "LookupTableExportV2",
+        "LookupTableFindV2",
+        "LookupTableSizeV2",
+        "Multinomial",
+        "MutableDenseHashTable",
+        "MutableDenseHashTableV2",
+        "MutableHashTable",
+        "MutableHashTableOfTensors",
+        "MutableHashTableOfTensorsV2",
+        "MutableHashTableV2",
+        "NonDeterministicInts",
+        "ParameterizedTruncatedNormal",
+        "Placeholder",
+        "Print",
+        "PrintV2",
+        "RandomCrop",
+        "RandomGamma",
+        "RandomPoisson",
+        "RandomPoissonV2",
+        "RandomShuffle",
+        "RandomStandardNormal",
+        "RandomUniform",
+        "RandomUniformInt",
+        "RangeDataset",
+        "ReadVariableOp",
+        "ReduceDataset",
+        "ResourceGather",
+        "ResourceGatherNd",
+        "SampleDistortedBoundingBox",
+        "SampleDistortedBoundingBoxV2",
+        "Stack",
+        "StackCloseV2",
+        "StackPopV2",
+        "StackPushV2",
+        "StackV2",
+        "StatefulPartitionedCall",
+        "StatelessRandomGetAlg",
+        "TensorArray",
+        "TensorArrayCloseV3",
+        "TensorArrayConcatV3",
+        "TensorArrayGatherV3",
+        "TensorArrayGradV3",
+        "TensorArrayReadV3",
+        "TensorArrayScatterV3",
+        "TensorArraySizeV3",
+        "TensorArraySplitV3",
+        "TensorArrayV2",
+        "TensorArrayV3",
+        "TensorArrayWriteV3",
+        "TensorDataset",
+        "TensorSliceDataset",
+        "Timestamp",
+        "TruncatedNormal",
+        "VarHandleOp",
+        "VarIsInitializedOp",
+        "Variable",
+        "VariableShape",
+        "VariableV2",
+        "While",
+        "_ParallelConcatStart",
+    ]
 )
 
 # Operations that take a reference to a TF1 variable or table and only read it.
 _READS_REFERENCE = frozenset(
-    """
-    IsVariableInitialized LookupTableExport LookupTableFind LookupTableSize RefEnter RefExit RefIdentity RefMerge
-    RefNextIteration RefSelect RefSwitch
-    """.split()
+    [
+        "IsVariableInitialized",
+        "LookupTableExport",
+        "LookupTableFind",
+        "LookupTableSize",
+        "RefEnter",
+        "RefExit",
+        "RefIdentity",
+        "RefMerge",
+        "RefNextIteration",
+        "RefSelect",
+        "RefSwitch",
+    ]
 )
 
 # Operations too small to be worth a second thread.
 _TRIVIAL = frozenset(
-    """
-    Const Enter Exit ExpandDims HashTableV2 Identity IdentityN LoopCond Merge NextIteration NoOp Pack Placeholder
-    PlaceholderWithDefault Rank ReadVariableOp Reshape Shape Size Snapshot Squeeze StopGradient StridedSlice Switch
-    VarHandleOp Variable VariableV2
-    """.split()
+    [
+        "Const",
+        "Enter",
+        "Exit",
+        "ExpandDims",
+        "HashTableV2",
+        "Identity",
+        "IdentityN",
+        "LoopCond",
+        "Merge",
+        "NextIteration",
+        "NoOp",
+        "Pack",
+        "Placeholder",
+        "PlaceholderWithDefault",
+        "Rank",
+        "ReadVariableOp",
+        "Reshape",
+        "Shape",
+        "Size",
+        "Snapshot",
+        "Squeeze",
+        "StopGradient",
+        "StridedSlice",
+        "Switch",
+        "VarHandleOp",
+        "Variable",
+        "VariableV2",
+    ]
 )
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from neuropod_core import ModelLoadError, PackageFormatError, Variant
 from neuropod_core.errors import shown
+from neuropod_tf._errors import loading
 
-__all__ = ["DEFAULT_SIGNATURE", "Artefact", "init_op_names", "read_frozen_graph", "read_saved_model", "read_variant"]
+__all__ = [
+    "DEFAULT_SIGNATURE",
+    "Artefact",
+    "names_of_init_ops",
+    "read_frozen_graph",
+    "read_saved_model",
+    "read_variant",
+]
 
 DEFAULT_SIGNATURE = "serving_default"
 INIT_SIGNATURE = "__saved_model_init_op"
@@ -29,7 +37,7 @@ class Artefact:
     ----------
     graph_def
         The graph.
-    path
+    at
         Where it came from, for messages.
     signatures
         Name -> the tensors that a SavedModel offers under that name; empty for a frozen graph.
@@ -44,7 +52,7 @@ class Artefact:
     """
 
     graph_def: Any
-    path: Path
+    at: str
     signatures: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     restore: tuple[str, Mapping[str, str]] = ("", _NOTHING)
     init_ops: tuple[str, ...] = ()
@@ -68,11 +76,6 @@ class Artefact:
             raise ModelLoadError(f"the model has no signature {shown(wanted)} (there are: {there})", self.at, remedy)
         return self.signatures[wanted]
 
-    @property
-    def at(self) -> str:
-        """Its place, for messages."""
-        return str(self.path)
-
 
 def read_variant(variant: Variant) -> Artefact:
     """Read the SavedModel of a variant, or its frozen graph where it has no SavedModel.
@@ -84,16 +87,17 @@ def read_variant(variant: Variant) -> Artefact:
     ModelLoadError
         If it cannot be read.
     """
-    if (variant.folder / "data" / "model.pb").exists() and not (variant.folder / "data" / "savedmodel").exists():
-        return read_frozen_graph(variant.artefact("data/model.pb"))
-    return read_saved_model(variant.artefact("data/savedmodel"))
+    frozen, saved = (variant.folder / "data" / name for name in ("model.pb", "savedmodel"))
+    if frozen.exists() and not saved.exists():
+        return replace(read_frozen_graph(frozen), at=f"{variant.folder.name}/data/model.pb")
+    return replace(read_saved_model(variant.artefact("data/savedmodel")), at=f"{variant.folder.name}/data/savedmodel")
 
 
 def read_frozen_graph(path: Path) -> Artefact:
     """Read a serialised ``GraphDef``."""
     from tensorflow.core.framework.graph_pb2 import GraphDef
 
-    return Artefact(_parsed(path, GraphDef()), path)
+    return Artefact(_parsed(path, GraphDef()), str(path))
 
 
 def read_saved_model(folder: Path) -> Artefact:
@@ -110,7 +114,7 @@ def read_saved_model(folder: Path) -> Artefact:
     own = {INIT_SIGNATURE, TRAINING_SIGNATURE}
     return Artefact(
         graph_def=meta_graph.graph_def,
-        path=folder,
+        at=str(folder),
         signatures={name: sig for name, sig in meta_graph.signature_def.items() if name not in own},
         restore=_restore(meta_graph, folder),
         init_ops=tuple(_init_ops(meta_graph)),
@@ -119,7 +123,7 @@ def read_saved_model(folder: Path) -> Artefact:
     )
 
 
-def init_op_names(value: object) -> tuple[str, ...]:
+def names_of_init_ops(value: object) -> tuple[str, ...]:
     """Read ``init_op_names`` of a package, where no name, one name and a list of names are all allowed.
 
     Raises
@@ -134,14 +138,12 @@ def init_op_names(value: object) -> tuple[str, ...]:
 
 
 def _parsed(path: Path, message: Any) -> Any:
-    from google.protobuf.message import DecodeError
-
     try:
-        message.ParseFromString(path.read_bytes())
+        content = path.read_bytes()
     except OSError as error:
         raise ModelLoadError(f"cannot be read: {error.strerror}", at=str(path)) from error
-    except DecodeError as error:
-        raise ModelLoadError(f"is no {type(message).__name__} of TensorFlow: {error}", at=str(path)) from error
+    with loading(str(path)):
+        message.ParseFromString(content)
     return message
 
 

@@ -39,7 +39,7 @@ def bind(graph: Any, artefact: Artefact, signature: Any, mapping: Mapping[str, s
         finder = _Finder(graph, artefact, side, offered, mapping)
         found[side] = {spec.name: finder.find(spec) for spec in specs}
     bindings = Bindings(found["input"], found["output"])
-    _check_inputs(bindings, artefact)
+    _check_inputs(bindings, artefact, signature)
     return bindings
 
 
@@ -72,12 +72,12 @@ class _Finder:
             raise self._missing(spec, name) from None
 
     def _missing(self, spec: TensorSpec, name: str) -> ModelLoadError:
-        mapped = "" if name == spec.name else f", mapped to {shown(name)},"
-        there = ", ".join(f"{key!r} ({_notation(known_by)})" for key, known_by in sorted(self.offered.items()))
-        what = (
-            f"the model has no {self.side} {shown(spec.name)}{mapped or ''} (it has: {there or 'names of nodes only'})"
-        )
-        first = min(self.offered, default="some/node")
+        what = f"the model has no {self.side} {shown(name)}"
+        if name != spec.name:
+            what += f", which node_name_mapping gives for {shown(spec.name)}"
+        if self.offered:
+            what += f" (it has: {', '.join(f'{key!r} {_notation(by)}' for key, by in sorted(self.offered.items()))})"
+        first = min(self.offered, default="scope/node")
         remedy = f"say which it is by node_name_mapping={{{spec.name!r}: {first!r}}}"
         return ModelLoadError(what, at=self.artefact.at, remedy=remedy)
 
@@ -98,19 +98,18 @@ def _check_mapping(mapping: Mapping[str, str], problem: Problem, artefact: Artef
         raise ModelLoadError(what, at=artefact.at)
 
 
-def _check_inputs(bindings: Bindings, artefact: Artefact) -> None:
+def _check_inputs(bindings: Bindings, artefact: Artefact, signature: Any) -> None:
     feeds = [tensor.name for tensor in bindings.inputs.values()]
     twice = sorted(name for name, tensor in bindings.inputs.items() if feeds.count(tensor.name) > 1)
     if twice:
         raise ModelLoadError(f"the inputs {', '.join(map(repr, twice))} are one tensor of the model", at=artefact.at)
-    needed = _placeholders(reached(artefact.graph_def, (tensor.name for tensor in bindings.outputs.values()), feeds))
+    keys = {known_by.name: key for key, known_by in signature.inputs.items()} if signature is not None else {}
+    nodes = reached(artefact.graph_def, (tensor.name for tensor in bindings.outputs.values()), feeds)
+    needed = [keys.get(f"{node.name}:0", node.name) for node in nodes if node.op == "Placeholder"]
     if needed:
-        what = f"the model also needs {', '.join(needed)} (the problem has the inputs: {', '.join(bindings.inputs)})"
-        raise ModelLoadError(what, at=artefact.at, remedy="add it to the problem, or freeze it in the model")
-
-
-def _placeholders(nodes: Iterable[Any]) -> list[str]:
-    return [repr(node.name) for node in nodes if node.op == "Placeholder"]
+        ours = ", ".join(map(repr, bindings.inputs)) or "none"
+        what = f"the model also needs the inputs {', '.join(map(repr, sorted(needed)))} (the problem has: {ours})"
+        raise ModelLoadError(what, at=artefact.at, remedy="add them to the problem")
 
 
 def _tensor_name(known_by: Any, key: str, artefact: Artefact) -> str:

@@ -35,7 +35,7 @@ def loading(at: str) -> Iterator[None]:
 def summary(error: Exception) -> str:
     """Give the first telling line of what TensorFlow says, without its list of nodes and its stack."""
     text = str(getattr(error, "message", None) or error)
-    lines = [line.strip() for line in text.split("\n\t [[")[0].splitlines() if not _NOISE.match(line)]
+    lines = [line.strip() for line in text.partition("\n\t [[")[0].splitlines() if not _NOISE.match(line)]
     first = _NODE.sub("", lines[0]).strip() if lines else type(error).__name__
     return first if len(first) <= _LONGEST else f"{first[: _LONGEST - 3]}..."
 

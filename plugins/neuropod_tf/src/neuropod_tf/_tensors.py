@@ -9,7 +9,7 @@ import numpy as np
 from neuropod_core import DType, InferenceError
 from neuropod_core.backend import Array, Tensors
 
-__all__ = ["as_strings", "dtype_of", "first_unencodable"]
+__all__ = ["as_array", "as_strings", "dtype_of", "first_unencodable"]
 
 
 def dtype_of(tensor: Any) -> DType | None:
@@ -18,15 +18,19 @@ def dtype_of(tensor: Any) -> DType | None:
     return DType(name) if name in DType._value2member_map_ else None
 
 
-def as_strings(name: str, values: Any) -> Array:
-    """Decode a result of `bytes` (an array of objects, or a single one) to an array of `str`.
+def as_array(value: Any) -> Array:
+    """Make an array of what a session gives for a scalar; `bytes` keep their trailing NULs."""
+    return np.asarray(value, dtype=object if isinstance(value, bytes) else None)
+
+
+def as_strings(name: str, encoded: Array) -> Array:
+    """Decode an array of `bytes` to an array of `str`.
 
     Raises
     ------
     InferenceError
         If one of them is no UTF-8.
     """
-    encoded = np.asarray(values, dtype=object)
     decoded = np.empty(encoded.shape, dtype=object)
     try:
         decoded.reshape(-1)[:] = [value.decode() for value in encoded.reshape(-1)]

@@ -30,7 +30,7 @@ DESCRIPTOR = Descriptor(
     options=MappingProxyType(
         {
             "signature": "the signature of a SavedModel to run, instead of the packaged one or serving_default",
-            "intra_op_threads": "threads inside one operation; TensorFlow keeps what its first session in a process got",
+            "intra_op_threads": "threads inside one operation; for a whole process, the first session decides",
             "inter_op_threads": "operations that run side by side; 1 runs them all in the caller's thread",
         }
     ),

@@ -17,16 +17,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from neuropod_core import DType, Executor, InferenceError, LoadOptions, Names, PackageFormatError, Tensors, Variant
+from neuropod_core import Executor, InferenceError, LoadOptions, Names, PackageFormatError, Tensors, Variant
 from neuropod_core.errors import shown
 from neuropod_tf._analysis import Traits
-from neuropod_tf._artefact import Artefact, init_op_names, read_variant
+from neuropod_tf._artefact import Artefact, names_of_init_ops, read_variant
 from neuropod_tf._bindings import Bindings, bind
 from neuropod_tf._calls import callable_for
 from neuropod_tf._devices import device_of, session_config
 from neuropod_tf._errors import inference_error, loading
 from neuropod_tf._plans import Plan, arrays_in_order
-from neuropod_tf._tensors import as_strings, first_unencodable
+from neuropod_tf._tensors import as_array, as_strings, first_unencodable
 
 __all__ = ["SessionExecutor", "StatefulSessionExecutor", "import_graph", "open_executor"]
 
@@ -48,7 +48,7 @@ def open_executor(variant: Variant, options: LoadOptions) -> SessionExecutor:
         graph = import_graph(artefact)
         signature = artefact.signature(options.text("signature") or variant.config.get("signature"))
         bindings = bind(graph, artefact, signature, _mapping(variant), variant.problem)
-        session = _started(graph, artefact, init_op_names(variant.config.get("init_op_names")), options, device)
+        session = _started(graph, artefact, names_of_init_ops(variant.config.get("init_op_names")), options, device)
     return _executor(session, bindings, artefact, variant, options)
 
 
@@ -98,7 +98,7 @@ class SessionExecutor(Executor):
         except Exception as error:
             raise _text_error(inputs) or inference_error(error) from error
         results = {
-            name: value if type(value) is np.ndarray else np.asarray(value)
+            name: value if type(value) is np.ndarray else as_array(value)
             for name, value in zip(plan.outputs, values)  # noqa: B905 - strict= costs, and a session gives what it is asked
         }
         for name in plan.strings:
