@@ -23,7 +23,7 @@ from neuropod_tf._analysis import Traits
 from neuropod_tf._artefact import Artefact, names_of_init_ops, read_variant
 from neuropod_tf._bindings import Bindings, bind
 from neuropod_tf._calls import callable_for
-from neuropod_tf._devices import device_of, session_config
+from neuropod_tf._devices import device_of, intra_op_threads, session_config
 from neuropod_tf._errors import inference_error, loading
 from neuropod_tf._plans import Plan, arrays_in_order
 from neuropod_tf._tensors import as_array, as_strings, first_unencodable
@@ -49,7 +49,7 @@ def open_executor(variant: Variant, options: LoadOptions) -> SessionExecutor:
         signature = artefact.signature(options.text("signature") or variant.config.get("signature"))
         bindings = bind(graph, artefact, signature, _mapping(variant), variant.problem)
         session = _started(graph, artefact, names_of_init_ops(variant.config.get("init_op_names")), options, device)
-    return _executor(session, bindings, artefact, variant, options)
+    return _executor(session, bindings, artefact, variant, options, device)
 
 
 def import_graph(artefact: Artefact) -> Any:
@@ -71,14 +71,16 @@ class SessionExecutor(Executor):
         Holds the graph and its state; belongs to the executor from now on.
     bindings
         The tensors of the graph by the names of the problem.
+    device
+        Where it runs, for the description.
     inline
         Whether operations run in the caller's thread, for models in which nothing can run side by side.
     copies_inputs
         Whether the model is fed copies of the caller's arrays.
     """
 
-    def __init__(self, session: Any, bindings: Bindings, *, inline: bool, copies_inputs: bool) -> None:
-        self._session, self._inputs, self._inline = session, bindings.inputs, inline
+    def __init__(self, session: Any, bindings: Bindings, *, device: str, inline: bool, copies_inputs: bool) -> None:
+        self._session, self._inputs, self._device, self._inline = session, bindings.inputs, device, inline
         self._copied = frozenset(_numbers(bindings.inputs)) if copies_inputs else frozenset[str]()
         self._strings = frozenset(bindings.outputs) - frozenset(_numbers(bindings.outputs))
         self._fetched = _fetched(session.graph, bindings.outputs)
@@ -114,12 +116,17 @@ class SessionExecutor(Executor):
 
     @property
     def description(self) -> Mapping[str, object]:
-        """TensorFlow's version, and how calls are run."""
+        """TensorFlow's version, the device, and how calls are run."""
         import tensorflow as tf
 
-        threads = "the caller's thread" if self._inline else "TensorFlow's threads"
         return MappingProxyType(
-            {"framework": f"tensorflow {tf.__version__}", "runs_in": threads, "copies_inputs": bool(self._copied)}
+            {
+                "framework": f"tensorflow {tf.__version__}",
+                "device": self._device,
+                "operations": "in the caller's thread" if self._inline else "in TensorFlow's threads",
+                "intra_op_threads": intra_op_threads(LoadOptions()) or "TensorFlow's default",
+                "copies_inputs": bool(self._copied),
+            }
         )
 
     def _plan(self, inputs: Tensors, outputs: Names) -> Plan:
@@ -149,7 +156,7 @@ class StatefulSessionExecutor(SessionExecutor):
 
 
 def _executor(
-    session: Any, bindings: Bindings, artefact: Artefact, variant: Variant, options: LoadOptions
+    session: Any, bindings: Bindings, artefact: Artefact, variant: Variant, options: LoadOptions, device: str
 ) -> SessionExecutor:
     fetches, feeds = ([tensor.name for tensor in side.values()] for side in (bindings.outputs, bindings.inputs))
     traits = Traits(artefact.graph_def, fetches, feeds)
@@ -159,6 +166,7 @@ def _executor(
         return kind(
             session,
             bindings,
+            device=device,
             inline=traits.is_chain if threads is None else threads == 1,
             copies_inputs=traits.keeps_state or traits.writes_in_place or bool(variant.custom_ops),
         )
@@ -187,14 +195,22 @@ def _node(name: str) -> str:
 
 
 def _fetched(graph: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to the graph what is fetched in place of each output; of text TensorFlow makes new objects anyway."""
+    """Add to the graph what is fetched in place of each output."""
+    with graph.as_default():
+        return {name: _owned(tensor) for name, tensor in outputs.items()}
+
+
+def _owned(tensor: Any) -> Any:
+    """Give a tensor of the same value whose buffer nobody else holds once it is fetched, copied only where it must be.
+
+    A Snapshot alone is computed once for all calls where TensorFlow finds that its value never changes, and two of one
+    tensor become one. What comes out of an operation that counts as stateful, as GuaranteeConst does, is safe from both.
+    """
     from tensorflow import raw_ops
 
-    with graph.as_default():
-        return {
-            name: (raw_ops.Identity if tensor.dtype.base_dtype.name == "string" else raw_ops.Snapshot)(input=tensor)
-            for name, tensor in outputs.items()
-        }
+    if tensor.dtype.base_dtype.name == "string":
+        return raw_ops.Identity(input=tensor)  # TensorFlow makes new objects of text.
+    return raw_ops.Snapshot(input=raw_ops.GuaranteeConst(input=tensor))
 
 
 def _numbers(tensors: Mapping[str, Any]) -> list[str]:
