@@ -97,6 +97,9 @@ class Descriptor:
         if not self.platform:
             raise SpecError("a descriptor names its platform")
         object.__setattr__(self, "trust", Trust.parse(self.trust))
+        framework: object = self.framework  # One name, not in a tuple, is an easy slip.
+        if isinstance(framework, str):
+            object.__setattr__(self, "framework", (framework,))
         object.__setattr__(self, "dtypes", frozenset(map(DType.parse, self.dtypes)))
 
 
