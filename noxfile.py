@@ -32,7 +32,7 @@ def with_extras(distribution: Path) -> str:
     """Name a distribution with everything that runs on a CPU."""
     metadata = nox.project.load_toml(ROOT / distribution / "pyproject.toml")["project"]
     extras = sorted(set(metadata.get("optional-dependencies", ())) - {"gpu"})
-    return f"./{distribution}[{','.join(extras)}]"
+    return f"./{distribution}" + (f"[{','.join(extras)}]" if extras else "")
 
 
 # ----------------------------------------------------------------------------------------------------------- for users
