@@ -52,4 +52,5 @@ def _array(value: Any) -> Array:
     shape = value.shape()
     count = int(np.prod(shape, dtype=np.int64))
     words = (ctypes.c_uint16 * count).from_address(value.data_ptr()) if count else ()
-    return np.array(words, np.uint16).view(DType.BFLOAT16.numpy).reshape(shape)
+    array: Array = np.array(words, np.uint16).view(DType.BFLOAT16.numpy).reshape(shape)
+    return array

@@ -58,7 +58,7 @@ class Lanes:
     def fast(self, slow: Infer) -> Infer:
         """Write `infer` for this signature: straight-line code over a lane, and `slow` for every other call."""
         inputs, outputs = self._signature.inputs, self._signature.outputs
-        names = {"ready": self._ready, "slow": slow, "again": partial(self._again, slow), "copyto": np.copyto}
+        names: dict[str, Any] = {"ready": self._ready, "slow": slow, "again": partial(self._again, slow), "copyto": np.copyto}
         names |= {f"n{i}": port.name for i, port in enumerate(inputs)}
         names |= {f"t{i}": port.dtype.numpy for i, port in enumerate(inputs)}
         names |= {f"m{i}": port.name for i, port in enumerate(outputs)}
@@ -84,7 +84,7 @@ class Lanes:
             self._last = shapes
             return
         with self._lock:
-            if not self._retired and self._made.get(shapes, 0) < _MOST_LANES and self._fits(inputs, results):
+            if self._made.get(shapes, 0) < _MOST_LANES and self._fits(inputs, results):
                 self._add(shapes, _lane(self._session, self._run_options, self._signature, inputs, results))
 
     def retire(self) -> None:
@@ -104,6 +104,8 @@ class Lanes:
         return shapes[0] if self._single else shapes
 
     def _add(self, shapes: Any, lane: Lane) -> None:
+        if self._retired:  # Meanwhile, by another thread.
+            return
         if shapes not in self._made and len(self._made) >= _MOST_SHAPES:
             oldest = next(iter(self._made))
             del self._made[oldest]

@@ -132,6 +132,6 @@ def _severity(options: LoadOptions) -> int:
 
 def _one_of(options: LoadOptions, name: str, known: Mapping[str, str], default: str) -> str:
     value = options.text(name, default)
-    if value not in known:
+    if value is None or value not in known:
         raise OptionError(f"option {name!r} is one of {', '.join(known)}, not {shown(value)}")
     return known[value]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,7 +65,8 @@ def create_onnx_neuropod(
         _check_mapping(mapping, package.problem)
         source.write(package.folder / "data")
         if mapping:
-            package.write_config({"node_name_mapping": mapping})
+            text = json.dumps({"node_name_mapping": mapping}, indent=4, sort_keys=True)
+            (package.folder / "config.json").write_text(text, "utf-8")
 
 
 class _Source:
