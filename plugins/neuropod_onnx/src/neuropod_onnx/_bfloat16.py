@@ -12,18 +12,33 @@ from neuropod_core.backend import Array, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelLoadError
 
+from neuropod_onnx._signature import Signature
+
 __all__ = ["check_supported", "run"]
 
 _NUMBER = 16  # TensorProto.BFLOAT16
 
 
-def check_supported() -> None:
-    """Raise `ModelLoadError` if the installed ONNX Runtime has no way to take bfloat16."""
+def check_supported(signature: Signature) -> bool:
+    """Whether calls of `signature` need this module.
+
+    Raises
+    ------
+    ModelLoadError
+        If the installed ONNX Runtime cannot make them.
+    """
+    inputs, outputs = ({port.dtype for port in side} for side in (signature.inputs, signature.outputs))
+    if DType.BFLOAT16 not in inputs | outputs:
+        return False
     import onnxruntime
 
     if not hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type"):
         what = f"onnxruntime {onnxruntime.__version__} takes no bfloat16 tensors"
         raise ModelLoadError(what, remedy="run: pip install --upgrade onnxruntime")
+    if DType.STRING in inputs:
+        what = "ONNX Runtime has no call that takes text and exchanges bfloat16"
+        raise ModelLoadError(what, remedy="let the model take float32 and cast inside")
+    return True
 
 
 def run(session: Any, feed: Tensors, nodes: Sequence[str], run_options: Any) -> list[Array]:

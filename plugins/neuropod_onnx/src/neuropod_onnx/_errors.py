@@ -15,7 +15,8 @@ _LONGEST = 400
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 _SOURCE = re.compile(r"/onnxruntime_src/\S+ ")
 _OUT_OF_MEMORY = re.compile(
-    r"failed to allocate memory|out of memory|bad_alloc|OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED|bfc_arena", re.IGNORECASE
+    r"failed to allocate memory|out of memory|bad_alloc|OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED|bfc_arena",
+    re.IGNORECASE,
 )
 
 _AT_LOAD = {

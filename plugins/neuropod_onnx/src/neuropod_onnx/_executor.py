@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-
 from neuropod_core.backend import Array, Executor, Names, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelClosedError, TensorMismatchError
-
 from neuropod_onnx import _bfloat16
 from neuropod_onnx._errors import call_failed
 from neuropod_onnx._lanes import Lanes
@@ -49,7 +47,7 @@ class OnnxExecutor(Executor):
         self._same_names = all(name == node for name, node in self._renamed)
         self._facts = dict(description or {})
         dtypes = {port.dtype for port in (*signature.inputs, *signature.outputs)}
-        self._call = self._call_bfloat16 if DType.BFLOAT16 in dtypes else self._call_plain
+        self._call = self._call_bfloat16 if _bfloat16.check_supported(signature) else self._call_plain
         self._lanes: Lanes | None = None
         if DType.STRING not in dtypes and list(session.get_providers()) == [CPU]:
             self._lanes = Lanes(session, run_options, signature)
@@ -104,5 +102,3 @@ class OnnxExecutor(Executor):
 
 def _nothing(port: Port) -> TensorMismatchError:
     return TensorMismatchError(f"inputs.{port.name}", port.spec.notation, "nothing", "the model has no default for it")
-
-

@@ -1,11 +1,11 @@
 """Lanes: input and output buffers bound to a session once, so that a call of a known shape binds nothing.
 
-A small model spends more time on being handed tensors than on computing. A lane is one set of buffers: a call copies its
-inputs in, runs, and copies its outputs out. Each call in flight has a lane to itself, so threads share none.
+A small model spends more time on being handed tensors than on computing. A lane is one set of buffers: a call copies
+its inputs in, runs, and copies its outputs out. Each call in flight has a lane to itself, so threads share none.
 
 Lanes are taken where everything runs on the CPU, all inputs are given, all outputs are asked for, and the buffers are
-small: beyond `MOST_BYTES` copying costs more than binding. ONNX Runtime refuses to write an output of another shape into
-a bound buffer; a model to which that happens once has shapes that depend on values, and gets no lanes any more.
+small: beyond `MOST_BYTES` copying costs more than binding. ONNX Runtime refuses to write an output of another shape
+into a bound buffer; a model to which that happens once has shapes that depend on values, and gets no lanes any more.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from neuropod_core.backend import Tensors
+from neuropod_core.backend import Array, Tensors
 from neuropod_core.dtypes import DType
-
 from neuropod_onnx._signature import Port, Signature
 
 __all__ = ["MOST_BYTES", "Lanes"]
@@ -58,7 +57,7 @@ class Lanes:
     def fast(self, slow: Infer) -> Infer:
         """Write `infer` for this signature: straight-line code over a lane, and `slow` for every other call."""
         inputs, outputs = self._signature.inputs, self._signature.outputs
-        names: dict[str, Any] = {"ready": self._ready, "slow": slow, "again": partial(self._again, slow), "copyto": np.copyto}
+        names: dict[str, Any] = {"ready": self._ready, "slow": slow, "again": partial(self._again, slow)}
         names |= {f"n{i}": port.name for i, port in enumerate(inputs)}
         names |= {f"t{i}": port.dtype.numpy for i, port in enumerate(inputs)}
         names |= {f"m{i}": port.name for i, port in enumerate(outputs)}
@@ -82,17 +81,28 @@ class Lanes:
         shapes = self._shapes(inputs)
         if shapes != self._last:
             self._last = shapes
+        elif self._fits(inputs, results):
+            with self._lock:
+                self._grow(shapes, inputs, results)
+
+    def _grow(self, shapes: Any, inputs: Tensors, results: Tensors) -> None:
+        if self._retired or self._made.get(shapes, 0) >= _MOST_LANES:
             return
-        with self._lock:
-            if self._made.get(shapes, 0) < _MOST_LANES and self._fits(inputs, results):
-                self._add(shapes, _lane(self._session, self._run_options, self._signature, inputs, results))
+        lane = self._lane(inputs, results)
+        if lane is None:
+            self._stop()
+        else:
+            self._add(shapes, lane)
 
     def retire(self) -> None:
         """Make and keep no more lanes."""
         with self._lock:
-            self._retired = True
-            self._ready.clear()
-            self._made.clear()
+            self._stop()
+
+    def _stop(self) -> None:
+        self._retired = True
+        self._ready.clear()
+        self._made.clear()
 
     def close(self) -> None:
         """Free the lanes and forget the session."""
@@ -104,14 +114,39 @@ class Lanes:
         return shapes[0] if self._single else shapes
 
     def _add(self, shapes: Any, lane: Lane) -> None:
-        if self._retired:  # Meanwhile, by another thread.
-            return
         if shapes not in self._made and len(self._made) >= _MOST_SHAPES:
             oldest = next(iter(self._made))
             del self._made[oldest]
             self._ready.pop(oldest, None)
         self._made[shapes] = self._made.get(shapes, 0) + 1
         self._ready.setdefault(shapes, []).append(lane)
+
+    def _lane(self, inputs: Tensors, results: Tensors) -> Lane | None:
+        """Bind new buffers and repeat the call on them; None if that gives anything else.
+
+        ONNX Runtime leaves a bound output untouched where the graph hands an input through, without a word.
+        """
+        given = [np.zeros(inputs[port.name].shape, port.dtype.numpy) for port in self._signature.inputs]
+        taken = [_spoilt(results[port.name]) for port in self._signature.outputs]
+        run = bound_run(self._session, self._bind(given, taken), self._run_options)
+        for port, buffer in zip(self._signature.inputs, given, strict=True):
+            buffer[...] = inputs[port.name]
+        try:
+            run()
+        except Exception:  # Any reason will do to go on without lanes: the same call just succeeded.
+            return None
+        for port, buffer in zip(self._signature.outputs, taken, strict=True):
+            if buffer.tobytes() != results[port.name].tobytes():
+                return None
+        return (run, *given, *[buffer.copy for buffer in taken])
+
+    def _bind(self, given: list[Array], taken: list[Array]) -> Any:
+        binding = self._session.io_binding()
+        for port, buffer in zip(self._signature.inputs, given, strict=True):
+            binding.bind_input(port.node, "cpu", 0, element_type(port), buffer.shape, buffer.ctypes.data)
+        for port, buffer in zip(self._signature.outputs, taken, strict=True):
+            binding.bind_output(port.node, "cpu", 0, element_type(port), buffer.shape, buffer.ctypes.data)
+        return binding
 
     def _fits(self, inputs: Tensors, results: Tensors) -> bool:
         arrays = [*inputs.values(), *results.values()]
@@ -136,27 +171,16 @@ def _source(inputs: int, outputs: int) -> str:
             "    except (KeyError, IndexError):",
             "        return slow(inputs)",
             f"    {', '.join(['run', *[f'i{i}' for i in ins], *[f'o{i}' for i in outs]])}, = lane",
-            *[f"    copyto(i{i}, a{i})" for i in ins],
+            *[f"    i{i}[...] = a{i}" for i in ins],  # Four times as fast as `numpy.copyto`.
             "    try:",
             "        run()",
             "    except Exception:",
             "        return again(inputs, lanes, lane)",
-            f"    results = {{{', '.join(f'm{i}: o{i}.copy()' for i in outs)}}}",
+            f"    results = {{{', '.join(f'm{i}: o{i}()' for i in outs)}}}",
             "    lanes.append(lane)",
             "    return results",
         ]
     )
-
-
-def _lane(session: Any, run_options: Any, signature: Signature, inputs: Tensors, results: Tensors) -> Lane:
-    binding = session.io_binding()
-    given = [_buffer(inputs[port.name]) for port in signature.inputs]
-    taken = [_buffer(results[port.name]) for port in signature.outputs]
-    for port, array in zip(signature.inputs, given, strict=True):
-        binding.bind_input(port.node, "cpu", 0, element_type(port), array.shape, array.ctypes.data)
-    for port, array in zip(signature.outputs, taken, strict=True):
-        binding.bind_output(port.node, "cpu", 0, element_type(port), array.shape, array.ctypes.data)
-    return (bound_run(session, binding, run_options), *given, *taken)
 
 
 def bound_run(session: Any, binding: Any, run_options: Any) -> Callable[[], None]:
@@ -172,5 +196,8 @@ def element_type(port: Port) -> Any:
     return 16 if port.dtype is DType.BFLOAT16 else port.dtype.numpy.type
 
 
-def _buffer(like: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.zeros(like.shape, like.dtype)
+def _spoilt(result: Array) -> Array:
+    """Give a buffer like `result` in which every bit differs."""
+    flat = ~np.frombuffer(result.tobytes(), np.uint8)
+    buffer: Array = flat.view(result.dtype).reshape(result.shape)
+    return buffer

@@ -9,7 +9,6 @@ from typing import Any
 
 from neuropod_core.backend import LoadOptions
 from neuropod_core.errors import ModelLoadError, OptionError, shown
-
 from neuropod_onnx._errors import load_failed, reason
 from neuropod_onnx._providers import CPU, Providers, check_running, missing, providers_for
 

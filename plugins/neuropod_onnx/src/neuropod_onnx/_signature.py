@@ -10,7 +10,6 @@ from typing import Any
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import PackageFormatError, shown
 from neuropod_core.problem import Problem, TensorSpec
-
 from neuropod_onnx.contents import Contents, Declared
 
 __all__ = ["Port", "Signature", "match", "node_names"]
@@ -60,7 +59,9 @@ def node_names(config: Mapping[str, Any]) -> dict[str, str]:
     """
     mapping = config.get("node_name_mapping") or {}
     if not isinstance(mapping, Mapping) or not all(isinstance(part, str) for pair in mapping.items() for part in pair):
-        raise PackageFormatError(f"node_name_mapping is a table of names to names, not {shown(mapping)}", at="0/config.json")
+        raise PackageFormatError(
+            f"node_name_mapping is a table of names to names, not {shown(mapping)}", at="0/config.json"
+        )
     return dict(mapping)
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
-from typing import Union
 
 __all__ = ["MalformedError", "TooManyFieldsError", "Wire"]
 
-Bytes = Union[bytes, mmap.mmap]
+Bytes = bytes | mmap.mmap
 
 _VARINT, _FIXED64, _MESSAGE, _FIXED32 = 0, 1, 2, 5
 _FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import prod
 from pathlib import Path, PurePosixPath
 
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelLoadError, PackageFormatError, PackageLimitError, shown
-
 from neuropod_onnx._wire import Bytes, MalformedError, TooManyFieldsError, Wire, signed
 
 __all__ = ["Contents", "Declared", "External", "check_external", "parse_contents", "read_contents"]
@@ -103,12 +103,25 @@ def read_contents(path: Path) -> Contents:
         If it has more parts than are looked at.
     """
     try:
+        found = path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _read(path, (found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)  # Trust is asked for first, then the model is opened: one look serves both.
+def _read(path: Path, _identity: tuple[int, ...]) -> Contents:
+    try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise ModelLoadError(f"cannot be read as a model: {error}", at=path.name) from error
+        raise _unreadable(path, error) from error
     with data:
         return parse_contents(data, path.name)
+
+
+def _unreadable(path: Path, error: Exception) -> ModelLoadError:
+    return ModelLoadError(f"cannot be read as a model: {error}", at=path.name)
 
 
 def parse_contents(data: Bytes, name: str = "model.onnx") -> Contents:
@@ -195,7 +208,9 @@ class _Search:
                 dtype = ELEMENT_TYPES.get(first)
             elif number == 2 and last >= 0:  # noqa: PLR2004 - TypeProto.Tensor.shape
                 shape = tuple(
-                    self._dim(inner, end) for kind, inner, end in self._wire.fields(first, last) if kind == 1 and end >= 0
+                    self._dim(inner, end)
+                    for kind, inner, end in self._wire.fields(first, last)
+                    if kind == 1 and end >= 0
                 )
         return dtype, shape
 
@@ -267,7 +282,10 @@ def _is_plain(location: str) -> bool:
     if not 0 < len(location) <= _LONGEST_LOCATION or not location.isprintable():
         return False
     parts = location.split("/")
-    return not any(part in ("", "..") or set(part) & set('\\*?"<>|:') for part in parts) and PurePosixPath(location).name != ""
+    return (
+        not any(part in ("", "..") or set(part) & set('\\*?"<>|:') for part in parts)
+        and PurePosixPath(location).name != ""
+    )
 
 
 def _check_extent(tensor: External, path: Path) -> None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from neuropod_core.errors import ModelLoadError, PackageError, PackagingError, shown
 from neuropod_core.packaging import new_package
 from neuropod_core.problem import Problem, TensorSpec
-
 from neuropod_onnx.contents import Contents, Declared, check_external, parse_contents, read_contents
 
 if TYPE_CHECKING:
-    from neuropod_core.packaging import PackageArguments
     from typing_extensions import Unpack
+
+    from neuropod_core.packaging import PackageArguments
 
 __all__ = ["create_onnx_neuropod"]
 
@@ -41,7 +41,7 @@ def create_onnx_neuropod(
     model_name
         What to call it.
     model
-        An ``onnx.ModelProto``, or the bytes of one, that holds all of its tensors. Exactly one of this and `model_path`.
+        An ``onnx.ModelProto`` that holds all of its tensors, or the bytes of one. Exactly one of this and `model_path`.
     model_path
         A model file; the files in which it keeps tensors are packaged with it. The way for models beyond 2 GB.
     node_name_mapping
@@ -139,7 +139,9 @@ def _check_mapping(mapping: Mapping[str, str], problem: Problem) -> None:
             raise PackagingError(f"expected the name of a node, got {shown(node)}", at=f"node_name_mapping.{name}")
         if name not in known:
             there = ", ".join(sorted(known)) or "none"
-            raise PackagingError(f"{shown(name)} is no tensor of the problem (its tensors are {there})", at="node_name_mapping")
+            raise PackagingError(
+                f"{shown(name)} is no tensor of the problem (its tensors are {there})", at="node_name_mapping"
+            )
 
 
 def _declared_problem(contents: Contents, mapping: Mapping[str, str]) -> Problem:

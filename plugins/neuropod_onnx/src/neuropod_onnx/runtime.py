@@ -5,10 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from neuropod_core.backend import LoadOptions
-from neuropod_core.dtypes import DType
 from neuropod_core.variants import Variant
-
-from neuropod_onnx import _bfloat16
 from neuropod_onnx._executor import OnnxExecutor
 from neuropod_onnx._session import open_session, run_options
 from neuropod_onnx._signature import Signature, match, node_names
@@ -24,8 +21,6 @@ def load(variant: Variant, options: LoadOptions) -> OnnxExecutor:
     check_external(contents, path.parent)
     session = open_session(path, options, variant.custom_ops)
     signature = match(variant.problem, session, contents, node_names(variant.config))
-    if any(port.dtype is DType.BFLOAT16 for port in (*signature.inputs, *signature.outputs)):
-        _bfloat16.check_supported()
     return OnnxExecutor(session, run_options(options), signature, _facts(session, signature))
 
 
