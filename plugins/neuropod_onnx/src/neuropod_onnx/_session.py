@@ -84,8 +84,8 @@ def _session_options(options: LoadOptions, custom_ops: tuple[Path, ...]) -> Any:
 
     made = onnxruntime.SessionOptions()
     made.log_severity_level = _severity(options)
-    made.intra_op_num_threads = options.integer("intra_op_threads", 0) or 0
-    made.inter_op_num_threads = options.integer("inter_op_threads", 0) or 0
+    made.intra_op_num_threads = options.integer("intra_op_threads") or 0
+    made.inter_op_num_threads = options.integer("inter_op_threads") or 0
     level = _one_of(options, "graph_optimization_level", _LEVELS, "all")
     made.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
     made.execution_mode = getattr(onnxruntime.ExecutionMode, _one_of(options, "execution_mode", _MODES, "sequential"))
