@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 FLOAT = TensorProto.FLOAT
 HAS_BFLOAT16 = hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type")
@@ -31,20 +31,53 @@ def _graphs(build: Any) -> dict[str, tuple[list[Any], dict[str, Any], dict[str, 
         "initializer": ([n("Identity", "w", "y")], {"y": (FLOAT, [4])}, {"y": "float32[4]"}),
         "constant": ([n("Constant", "", "y", value=constant)], {"y": (FLOAT, [4])}, {"y": "float32[4]"}),
         "folded": ([n("Add", "w w", "y")], {"y": (FLOAT, [4])}, {"y": "float32[4]"}),
+        "loop": ([n("Loop", "times true x", "y", body=_body(n))], {"y": four}, {"y": "float32[N]"}),
+        "loop of no rounds": ([n("Loop", "none true x", "y", body=_body(n))], {"y": four}, {"y": "float32[N]"}),
+        "branch": ([n("If", "true", "y", then_branch=_branch(n), else_branch=_branch(n))], {"y": four}, {"y": "float32[N]"}),
+        "sequence": ([n("SequenceConstruct", "x", "s"), n("SequenceAt", "s zero0", "y")], {"y": four}, {"y": "float32[N]"}),
+        "optional": ([n("Optional", "x", "o"), n("OptionalGetElement", "o", "y")], {"y": four}, {"y": "float32[N]"}),
+        "split": ([n("Split", "x", "y", axis=0)], {"y": four}, {"y": "float32[N]"}),
+        "slice": ([n("Slice", "x zero four", "y")], {"y": four}, {"y": "float32[N]"}),
+        "expand": ([n("Expand", "x one", "y")], {"y": four}, {"y": "float32[N]"}),
+        "concatenation of one": ([n("Concat", "x", "y", axis=0)], {"y": four}, {"y": "float32[N]"}),
+        "cast to its own type": ([n("Cast", "x", "y", to=FLOAT)], {"y": four}, {"y": "float32[N]"}),
+        "sum of one": ([n("Sum", "x", "y")], {"y": four}, {"y": "float32[N]"}),
+        "transpose": ([n("Transpose", "x", "y")], {"y": four}, {"y": "float32[N]"}),
         "two names for one": ([n("Neg", "x", "y"), n("Identity", "y", "z")], {"y": four, "z": four}, {"y": "float32[N]", "z": "float32[N]"}),
     }  # fmt: skip
 
 
-NAMES = tuple(_graphs(type("Nodes", (), {"node": staticmethod(lambda *_, **__: None)})))
+def _body(n: Any) -> Any:
+    value = helper.make_tensor_value_info
+    inputs = [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, []), value("v", FLOAT, ["N"])]
+    outputs = [value("on", TensorProto.BOOL, []), value("u", FLOAT, ["N"])]
+    return helper.make_graph([n("Identity", "go", "on"), n("Identity", "v", "u")], "body", inputs, outputs)
+
+
+def _branch(n: Any) -> Any:
+    return helper.make_graph([n("Identity", "x", "t")], "branch", [], [helper.make_tensor_value_info("t", FLOAT, ["N"])])
+
+
+CONSTANTS = {
+    "shape": np.array([2, 2]),
+    "zero": np.array([0]),
+    "zero0": np.array(0),
+    "one": np.array([1]),
+    "four": np.array([4]),
+    "none": np.array(0),
+    "times": np.array(2),
+    "true": np.array(True),  # noqa: FBT003 - a value of the graph
+    "w": W,
+}
+NAMES = tuple(_graphs(type("Nodes", (), {"node": staticmethod(lambda o, i, r, **k: helper.make_node(o, i.split(), r.split(), **k))})))
 
 
 @pytest.mark.parametrize("level", ["none", "all"])
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_that_was_handed_over_ever_changes(opened: Any, build: Any, name: str, level: str) -> None:
     nodes, outputs, wanted = _graphs(build)[name]
-    extra = [("shape", np.array([2, 2])), ("zero", np.array([0])), ("w", W)]
     used = {text for one in nodes for text in one.input} | set(outputs)
-    model = build.model(nodes, {"x": (FLOAT, ["N"])}, outputs, *[item for item in extra if item[0] in used])
+    model = build.model(nodes, {"x": (FLOAT, ["N"])}, outputs, *[item for item in CONSTANTS.items() if item[0] in used])
     executor = opened(model, {"x": "float32[N]"}, wanted, graph_optimization_level=level)
     x = np.arange(4, dtype=np.float32) + 1
     _check_history([executor.infer for _ in range(8)], x)

@@ -45,6 +45,7 @@ class OnnxExecutor(Executor):
         self._required = [port for port in signature.inputs if port.required]
         self._renamed = [(port.name, port.node) for port in signature.inputs]
         self._same_names = all(name == node for name, node in self._renamed)
+        self._handed_through = {port.node for port in signature.outputs if port.is_stored}
         self._facts = dict(description or {})
         dtypes = {port.dtype for port in (*signature.inputs, *signature.outputs)}
         self._call = self._call_bfloat16 if _bfloat16.check_supported(signature) else self._call_plain
@@ -94,6 +95,8 @@ class OnnxExecutor(Executor):
 
     def _call_plain(self, feed: Tensors, nodes: list[str]) -> list[Array]:
         values: list[Array] = self._inner.run(nodes, feed, self._run_options)
+        if self._handed_through:
+            return [v.copy() if n in self._handed_through else v for n, v in zip(nodes, values, strict=True)]
         return values
 
     def _call_bfloat16(self, feed: Tensors, nodes: list[str]) -> list[Array]:

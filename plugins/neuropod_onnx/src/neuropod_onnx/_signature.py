@@ -24,11 +24,16 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Port:
-    """One tensor: what the problem says of it, and what the model calls it."""
+    """One tensor: what the problem says of it, and what the model calls it.
+
+    An output `is_stored` where no operator computes it: it is an input or an initializer, whose memory some versions of
+    ONNX Runtime give away as a result.
+    """
 
     spec: TensorSpec
     node: str
     required: bool = True
+    is_stored: bool = False
 
     @property
     def name(self) -> str:
@@ -75,11 +80,16 @@ def match(problem: Problem, session: Any, contents: Contents, mapping: Mapping[s
     """
     overridable = {node.name: node for node in session.get_overridable_initializers()}
     needed = {node.name: node for node in session.get_inputs()}
+    stored = {*needed, *overridable, *contents.initializers}
     inputs = _Side("inputs", needed | overridable, contents.inputs, mapping)
     outputs = _Side("outputs", {node.name: node for node in session.get_outputs()}, contents.outputs, mapping)
     matched = Signature(
         tuple(inputs.port(spec, required=node in needed) for spec, node in inputs.named(problem.inputs)),
-        tuple(outputs.port(spec) for spec, node in outputs.named(problem.outputs) if not outputs.lacks(spec, node)),
+        tuple(
+            outputs.port(spec, is_stored=node in stored)
+            for spec, node in outputs.named(problem.outputs)
+            if not outputs.lacks(spec, node)
+        ),
     )
     _check_complete(needed, matched)
     return matched
@@ -116,7 +126,7 @@ class _Side:
     def lacks(self, spec: TensorSpec, node: str) -> bool:
         return spec.optional and node not in self._nodes
 
-    def port(self, spec: TensorSpec, *, required: bool = True) -> Port:
+    def port(self, spec: TensorSpec, *, required: bool = True, is_stored: bool = False) -> Port:
         name = self._mapping.get(spec.name, spec.name)
         if name not in self._nodes:
             there = ", ".join(self._nodes) or "none"
@@ -124,7 +134,7 @@ class _Side:
             raise PackageFormatError(what, at=f"{self._side}.{spec.name}", remedy="name it in node_name_mapping")
         node = self._nodes[name]
         self._compare(spec, node)
-        return Port(spec, name, required and not node.type.startswith("optional"))
+        return Port(spec, name, required and not node.type.startswith("optional"), is_stored)
 
     def _compare(self, spec: TensorSpec, node: Any) -> None:
         found = _TENSOR.match(node.type)
