@@ -193,7 +193,10 @@ class Executor(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Free what the model holds. Called once, with no call running."""
+        """Free what the model holds.
+
+        Called once. A call that still runs in another thread ends or raises; it does not crash the process.
+        """
 
     @property
     def description(self) -> Mapping[str, object]:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
 
 import pluggy
 
@@ -33,6 +32,7 @@ __all__ = [
     "block",
     "check_framework",
     "installed",
+    "notify",
     "observers",
     "register",
     "unblock",
@@ -168,6 +168,8 @@ def unregister(platform: str) -> None:
 @lru_cache(maxsize=1)
 def observers() -> pluggy.PluginManager:
     """Give the plugins that watch, found once in the group ``neuropod.observers``; a broken one is logged and left out."""
+    from importlib import metadata  # Slow to import, and not needed until a package is opened.
+
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     for entry in metadata.entry_points(group=hookspecs.OBSERVERS_GROUP):
@@ -178,7 +180,19 @@ def observers() -> pluggy.PluginManager:
     return manager
 
 
+def notify(hook: str, **facts: object) -> None:
+    """Tell the observers; what they raise is logged and dropped."""
+    if not observers().get_plugins():
+        return
+    try:
+        getattr(observers().hook, hook)(**facts)
+    except Exception:  # Watching must not change what happens to the model.
+        _logger.exception("an observer failed in %s", hook)
+
+
 def _claims(platform: str | None = None) -> Iterable[Plugin]:
+    from importlib import metadata  # Slow to import, and not needed until a package is opened.
+
     for entry in metadata.entry_points(group=hookspecs.BACKENDS_GROUP):
         if platform in (None, entry.name) and entry.name not in _registered:
             name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("an unknown distribution", "")
@@ -191,6 +205,8 @@ def _claims(platform: str | None = None) -> Iterable[Plugin]:
 def _imported(plugin: Plugin) -> object:
     if plugin.platform in _registered:
         return _registered[plugin.platform][1]
+    from importlib import metadata  # Slow to import, and not needed until a package is opened.
+
     entry = metadata.EntryPoint(plugin.platform, plugin.target, hookspecs.BACKENDS_GROUP)
     try:
         return entry.load()

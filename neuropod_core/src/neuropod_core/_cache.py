@@ -1,0 +1,203 @@
+"""Where archives are unpacked once: read-only, addressed by content, whole whatever dies in between.
+
+::
+
+    <root>/v1/index/<sha256 of a source's path>.json     its stamp, and the key of its content
+    <root>/v1/packages/<key>/content/...                 the files, read-only
+    <root>/v1/packages/<key>/record.json                 their sizes and times, to notice when one was changed or lost
+    <root>/v1/unpacking/<random>, <random>.lock          work under way; the lock dies with its process
+
+A folder appears under ``packages`` by one rename, complete. Two openers unpack side by side and the second throws its
+work away. What a killed one leaves behind is removed by the next that unpacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from neuropod_core.errors import PackageError
+
+CACHE_VARIABLE = "NEUROPOD_CACHE_DIR"
+
+_UNSETTLED_NS = 50_000_000  # A file written to within this time may change again without a new time stamp.
+
+
+def default_root() -> Path:
+    """Give the folder of the cache: ``NEUROPOD_CACHE_DIR``, or the user's cache folder."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("neuropod", appauthor=False)
+
+
+class Cache:
+    """The unpacked packages below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        base = root / "v1"
+        self._index, self._packages, self._unpacking = base / "index", base / "packages", base / "unpacking"
+
+    def key_of(self, source: Path, stamp: str) -> str | None:
+        """Give the key of a source's verified content, if the source still is as it was then."""
+        entry = _read_json(self._index_path(source))
+        return entry["key"] if entry.get("stamp") == stamp and isinstance(entry.get("key"), str) else None
+
+    def remember(self, source: Path, stamp: str, key: str, newest_ns: int) -> None:
+        """Write down that a source with this stamp was verified, unless it was written to a moment ago."""
+        if time.time_ns() - newest_ns < _UNSETTLED_NS:
+            return
+        with contextlib.suppress(OSError):  # Not remembering costs time, nothing else.
+            self._index.mkdir(parents=True, exist_ok=True)
+            partial = self._index / f".{secrets.token_hex(8)}"
+            partial.write_text(json.dumps({"source": str(source), "stamp": stamp, "key": key}), "utf-8")
+            partial.replace(self._index_path(source))
+
+    def content(self, key: str) -> Path | None:
+        """Give the folder with the content of `key`, if it is there and whole."""
+        entry = self._packages / key
+        files = _read_json(entry / "record.json").get("files")
+        content = entry / "content"
+        return content if isinstance(files, dict) and files and _is_whole(content, files) else None
+
+    def add(self, key: str, fill: Callable[[Path], None]) -> Path:
+        """Let `fill` write the files into a folder, and publish it as the content of `key`."""
+        with self._workplace() as work:
+            content = work / "entry" / "content"
+            content.mkdir(parents=True)
+            fill(content)
+            _seal(work / "entry")
+            return self._published(key, work) / "content"
+
+    def _published(self, key: str, work: Path) -> Path:
+        target = self._packages / key
+        self._packages.mkdir(parents=True, exist_ok=True)
+        for _ in range(8):
+            if self.content(key) is not None:  # Another opener was faster.
+                return target
+            with contextlib.suppress(OSError):
+                target.rename(work / f"damaged-{secrets.token_hex(4)}")
+            with contextlib.suppress(OSError):
+                (work / "entry").rename(target)
+                return target
+        raise PackageError("the unpacked package cannot be moved into the cache", at=str(target))
+
+    @contextmanager
+    def _workplace(self) -> Iterator[Path]:
+        self._unpacking.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._remove_orphans()
+        with _locked(self._unpacking) as name:
+            work = self._unpacking / name
+            try:
+                work.mkdir()
+                yield work
+            finally:
+                _remove(work)
+
+    def _remove_orphans(self) -> None:
+        for lock in self._unpacking.glob("*.lock"):
+            with contextlib.suppress(OSError):
+                descriptor = os.open(lock, os.O_RDWR)
+                try:
+                    _flock(descriptor)
+                    _remove(lock.with_suffix(""))
+                    lock.unlink()
+                finally:
+                    os.close(descriptor)
+
+    def _index_path(self, source: Path) -> Path:
+        return self._index / f"{sha256(os.fsencode(source)).hexdigest()}.json"
+
+
+def private_folder() -> Path:
+    """Make a folder that nobody else sees, for where there is no cache; its user removes it."""
+    return Path(tempfile.mkdtemp(prefix="neuropod-"))
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, read-only files and folders included; what cannot be removed stays."""
+    _remove(folder)
+
+
+# -- details ----------------------------------------------------------------------------------------------------------
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _seal(entry: Path) -> None:
+    """Make the files read-only and write down what they look like."""
+    content = entry / "content"
+    files = {}
+    for path in sorted(content.rglob("*")):
+        if not path.is_dir():
+            path.chmod(0o444)
+            files[path.relative_to(content).as_posix()] = _look(path)
+    (entry / "record.json").write_text(json.dumps({"files": files}), "utf-8")
+
+
+def _look(path: Path) -> list[int]:
+    status = path.stat(follow_symlinks=False)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _is_whole(content: Path, files: dict[str, Any]) -> bool:
+    try:
+        return all(_look(content / name) == look for name, look in files.items())
+    except OSError:
+        return False
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[str]:
+    """Hold the lock of a new name in `folder` as long as the block runs, or the process lives."""
+    while True:
+        lock = folder / f"{secrets.token_hex(8)}.lock"
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            _flock(descriptor)
+            if os.fstat(descriptor).st_nlink:  # Else somebody took it for an orphan before it was locked.
+                break
+        except OSError:
+            pass
+        os.close(descriptor)
+    try:
+        yield lock.stem
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(descriptor)
+
+
+def _flock(descriptor: int) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: nothing is taken for an orphan.
+        return
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove(folder: Path) -> None:
+    if not folder.exists():
+        return
+    for path in [folder, *folder.rglob("*")]:
+        if path.is_dir() and not path.is_symlink():
+            with contextlib.suppress(OSError):
+                path.chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,129 @@
+"""From a package on disk to a model that can be called."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from neuropod_core import plugins
+from neuropod_core.backend import Backend, Descriptor, LoadOptions
+from neuropod_core.checks import Cast
+from neuropod_core.errors import DeviceError, OptionError, SpecError, shown
+from neuropod_core.limits import Limits
+from neuropod_core.model import Neuropod
+from neuropod_core.package import Package
+from neuropod_core.placement import IN_PROCESS, Placement
+from neuropod_core.plugins import backend_for, check_framework
+from neuropod_core.trust import Trust, check_trust
+
+__all__ = ["load_neuropod"]
+
+
+def load_neuropod(
+    source: str | os.PathLike[str],
+    *,
+    device: str = "cpu",
+    trust: Trust | str = Trust.GRAPH,
+    backend: str | None = None,
+    placement: Placement = IN_PROCESS,
+    checks: bool = True,
+    cast: Cast = "no",
+    options: Mapping[str, Any] | None = None,
+    limits: Limits | None = None,
+    cache_dir: str | Path | None = None,
+) -> Neuropod:
+    """Load a package of any framework.
+
+    Parameters
+    ----------
+    source
+        A folder or a zip file, as a path or a ``file://`` URL.
+    device
+        ``"cpu"``, ``"cuda"``, ``"cuda:1"``; or ``"auto"``: an accelerator where there is one, else the CPU. Anything
+        but ``"auto"`` is what runs, or an error.
+    trust
+        The class of artefacts to admit: ``"data"``, ``"graph"`` or ``"code"``. Code is run only for ``"code"``. The
+        environment variable ``NEUROPOD_TRUST`` is a ceiling.
+    backend
+        The distribution whose backend to use, where several serve the platform.
+    placement
+        Where it runs.
+    checks
+        Whether inputs and outputs are held to the problem. Without checks the caller answers for them.
+    cast
+        Which inputs of another element type are converted: ``"no"``, ``"safe"`` (no value changes) or ``"same_kind"``.
+    options
+        Options of the backend by name; ``neuropod plugins`` and its documentation list them.
+    limits
+        Bounds on what is read from the package.
+    cache_dir
+        Where archives are unpacked; None for ``NEUROPOD_CACHE_DIR`` or the user's cache folder.
+
+    Returns
+    -------
+    The model, ready to be called. Close it, or use it as a context manager.
+
+    Raises
+    ------
+    PackageError
+        If the package cannot be read, or is not what its manifest says.
+    TrustError
+        If it needs more trust; no framework has seen it.
+    BackendError
+        If nothing here can run it, with the remedy.
+    """
+    given = Trust.parse(trust)
+    with ExitStack() as undo:
+        package = Package.open(source, limits=limits, cache_dir=cache_dir)
+        undo.callback(package.close)
+        chosen = backend_for(package.config.platform, backend)
+        _check_trust(package, chosen, given)
+        version = check_framework(chosen, package.config.platform_version, f"package {package.config.name!r}")
+        asked = _load_options(chosen.descriptor, device, options or {})
+        _check_dtypes(package, chosen.descriptor)
+        executor = placement.start(chosen, package.variant(), asked)
+        undo.callback(executor.close)
+        model = Neuropod(package, executor, framework_version=version, checks=checks, cast=cast)
+        undo.pop_all()
+    plugins.notify("neuropod_model_loaded", model=model)
+    return model
+
+
+def _load_options(descriptor: Descriptor, device: str, values: Mapping[str, Any]) -> LoadOptions:
+    for name in values:
+        if name not in descriptor.options:
+            there = ", ".join(sorted(descriptor.options)) or "none"
+            what = f"the backend for {descriptor.platform!r} has no option {shown(name)} (options: {there})"
+            raise OptionError(what, remedy="leave it out or rename it")
+    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind != "auto" and kind not in descriptor.devices:
+        there = ", ".join(descriptor.devices)
+        what = f"the backend for {descriptor.platform!r} runs on {there}, not on {shown(device)}"
+        raise DeviceError(what, remedy=f"pass device={descriptor.devices[0]!r}")
+    if ":" in device and not (number.isascii() and number.isdigit()):
+        raise DeviceError(f"{shown(device)} is no device", remedy="write it like 'cuda:0'")
+    return LoadOptions(device, MappingProxyType(dict(values)))
+
+
+def _check_dtypes(package: Package, descriptor: Descriptor) -> None:
+    problem = package.config.problem
+    for side, specs in (("inputs", problem.inputs), ("outputs", problem.outputs)):
+        for spec in specs:
+            if spec.dtype not in descriptor.dtypes:
+                carried = ", ".join(sorted(descriptor.dtypes))
+                what = f"the backend for {descriptor.platform!r} carries {carried}; not {spec.dtype}"
+                raise SpecError(what, at=f"{package.path}: {side}.{spec.name}")
+
+
+def _check_trust(package: Package, backend: Backend, given: Trust) -> None:
+    if package.has_custom_ops():
+        check_trust(Trust.CODE, given, "it brings native libraries in 0/ops", str(package.path))
+    needed = backend.descriptor.trust
+    check_trust(needed, given, f"{needed} is the class of {package.config.platform} packages", str(package.path))
+    if type(backend).trust_needed is not Backend.trust_needed:
+        needed = backend.trust_needed(package.variant())
+        check_trust(needed, given, f"this one holds {needed}", str(package.path))

@@ -1,0 +1,207 @@
+"""What users hold: one executor with its problem enforced."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+
+from neuropod_core import plugins
+from neuropod_core._comparison import compare
+from neuropod_core.backend import Array, Executor, Names, Tensors
+from neuropod_core.checks import Cast, Sizes, input_check, output_check
+from neuropod_core.dtypes import DType
+from neuropod_core.errors import InferenceError, ModelClosedError, NeuropodError, PackageError, TensorMismatchError, shown
+from neuropod_core.package import Package
+from neuropod_core.problem import Problem, TensorSpec
+
+__all__ = ["Neuropod"]
+
+
+class Neuropod:
+    """A loaded model of any framework.
+
+    `load_neuropod` makes it. It is a context manager: leaving the block frees the model. Calls may come from several
+    threads at once.
+
+    Attributes
+    ----------
+    name, platform
+        As the package says.
+    problem
+        What is enforced on the way in and out.
+    framework_version
+        Version of the framework that runs it; empty if there is none.
+    """
+
+    def __init__(
+        self, package: Package, executor: Executor, *, framework_version: str = "", checks: bool = True, cast: Cast = "no"
+    ) -> None:
+        self.name, self.platform = package.config.name, package.config.platform
+        self.problem: Problem = package.config.problem
+        self.framework_version = framework_version
+        self._package, self._executor = package, executor
+        self._closing = threading.Lock()
+        self._check_inputs = input_check(self.problem, cast) if checks else _unchecked_inputs
+        self._check_outputs = output_check(self.problem) if checks else _unchecked_outputs
+        self._check_some = lru_cache(maxsize=64)(partial(output_check, self.problem) if checks else _Only)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Specs of the tensors that go in."""
+        return self.problem.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Specs of the tensors that come out."""
+        return self.problem.outputs
+
+    @property
+    def stateful(self) -> bool:
+        """Whether a call changes what later calls give."""
+        return self._executor.stateful
+
+    @property
+    def description(self) -> Mapping[str, object]:
+        """Facts about what runs, as the backend tells them: device, threads, providers."""
+        return self._executor.description
+
+    def infer(self, inputs: Mapping[str, Any], outputs: Names = None) -> Tensors:
+        """Run the model once.
+
+        Parameters
+        ----------
+        inputs
+            Tensors by name, each as its spec in `inputs` says: NumPy arrays, or anything with ``__dlpack__`` or the
+            array interface. Read, never written.
+        outputs
+            Names of the outputs to compute; None for all of them.
+
+        Returns
+        -------
+        Arrays by name, each as its spec in `outputs` says. They belong to the caller; no later call changes them.
+
+        Raises
+        ------
+        TensorMismatchError
+            If a tensor contradicts its spec. For an input, the model has not run.
+        InferenceError
+            If the framework fails, or the model is closed.
+        """
+        try:
+            arrays, sizes = self._check_inputs(inputs)
+            if outputs is None:
+                return self._check_outputs(self._executor.infer(arrays), sizes)
+            check = self._check_for(outputs)
+            return check(self._executor.infer(arrays, outputs), sizes)
+        except NeuropodError as error:
+            self._report(error)
+            raise
+        except Exception as error:  # An executor translates its framework's errors; what it forgot ends here.
+            unforeseen = InferenceError(f"the {self.platform} backend raised {type(error).__name__}: {error}")
+            self._report(unforeseen)
+            raise unforeseen from error
+
+    def warm_up(self, sizes: Mapping[str, int] | None = None) -> None:
+        """Run the model once, so that the first real call does not pay for lazy set-up.
+
+        Runs on the packaged test data, or on zeros where there is none or `sizes` is given.
+
+        Parameters
+        ----------
+        sizes
+            Lengths for the symbols of the problem (``{"N": 8}``); what is missing is 1.
+
+        Raises
+        ------
+        InferenceError
+            If the call fails.
+        """
+        packaged = self._package.test_data() if sizes is None else None
+        self.infer(packaged.inputs if packaged else {spec.name: _zeros(spec, sizes or {}) for spec in self.inputs})
+
+    def test(self) -> dict[str, float]:
+        """Run the packaged test data and compare the results: text exactly, numbers by `numpy.allclose`.
+
+        Returns
+        -------
+        The largest absolute difference for each output; 0.0 for text.
+
+        Raises
+        ------
+        PackageError
+            If the package holds no test data.
+        ResultMismatchError
+            If a result is not the expected one.
+        """
+        packaged = self._package.test_data()
+        if packaged is None:
+            remedy = "package it with test_input_data and test_expected_out"
+            raise PackageError("has no test data", at=str(self._package.path), remedy=remedy)
+        return compare(self.infer(packaged.inputs, tuple(packaged.outputs)), packaged.outputs)
+
+    def close(self) -> None:
+        """Free the model and what it holds; again is harmless.
+
+        Calls that run in other threads must have ended.
+        """
+        with self._closing:
+            executor, self._executor = self._executor, _CLOSED
+            if executor is not _CLOSED:
+                executor.close()
+                self._package.close()
+
+    def __enter__(self) -> Neuropod:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Neuropod {self.name!r} ({self.platform}) {self.problem}>"
+
+    def _check_for(self, outputs: Sequence[str]) -> Callable[[Tensors, Sizes], Tensors]:
+        if isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs):
+            raise TensorMismatchError("outputs", "a sequence of names", shown(outputs), "pass a list of names")
+        return self._check_some(tuple(outputs))
+
+    def _report(self, error: NeuropodError) -> None:
+        plugins.notify("neuropod_call_failed", model=self, error=error)
+
+
+class _Closed(Executor):
+    def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
+        del inputs, outputs
+        raise ModelClosedError("the model is closed", remedy="load it again")
+
+    def close(self) -> None:
+        pass
+
+
+_CLOSED = _Closed()
+
+
+def _unchecked_inputs(inputs: Tensors) -> tuple[Tensors, tuple[()]]:
+    return inputs, ()
+
+
+def _unchecked_outputs(results: Tensors, _: object) -> Tensors:
+    return results
+
+
+class _Only:
+    """Stands in for the check of some outputs where checks are off: keeps those that were asked for."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def __call__(self, results: Tensors, _: object) -> Tensors:
+        return {name: results[name] for name in self._names}
+
+
+def _zeros(spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
+    shape = tuple(dim if isinstance(dim, int) else sizes.get(dim or "", 1) for dim in spec.shape)
+    return np.full(shape, "", dtype=object) if spec.dtype is DType.STRING else np.zeros(shape, spec.dtype.numpy)

@@ -1,0 +1,56 @@
+"""Models that run in this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from neuropod_core.backend import Backend, Executor, LoadOptions, Names, Tensors
+from neuropod_core.errors import ModelLoadError, NeuropodError, PluginError, shown
+from neuropod_core.placement._base import Placement
+from neuropod_core.variants import Variant
+
+
+class InProcess(Placement):
+    """Runs models in this process: one call, no copy that the framework does not make."""
+
+    def start(self, backend: Backend, variant: Variant, options: LoadOptions) -> Executor:
+        """Load `variant` here."""
+        executor = _loaded(backend, variant, options)
+        return executor if executor.thread_safe else Serial(executor)
+
+
+class Serial(Executor):
+    """Lets one call at a time through to an executor that is not safe in threads."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor, self._lock = executor, threading.Lock()
+        self.stateful = executor.stateful
+
+    def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
+        """Wait for the call before, then run."""
+        with self._lock:
+            return self._executor.infer(inputs, outputs)
+
+    def close(self) -> None:
+        """Wait for the call before, then free the executor."""
+        with self._lock:
+            self._executor.close()
+
+    @property
+    def description(self) -> Mapping[str, object]:
+        """What the executor says of itself."""
+        return self._executor.description
+
+
+def _loaded(backend: Backend, variant: Variant, options: LoadOptions) -> Executor:
+    where = f"{variant.platform} model {variant.name!r}"
+    try:
+        executor = backend.load(variant, options)
+    except NeuropodError:
+        raise
+    except Exception as error:  # A backend translates its framework's errors; what it forgot ends here.
+        raise ModelLoadError(f"loading raised {type(error).__name__}: {error}", at=where) from error
+    if not isinstance(executor, Executor):
+        raise PluginError(type(backend).__module__, f"its backend loaded {shown(executor)}, not an Executor")
+    return executor
