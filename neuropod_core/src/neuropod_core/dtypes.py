@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -80,22 +81,13 @@ class DType(str, Enum):
     def _parse_through_numpy(cls, name: object) -> DType:
         # Only identifiers reach NumPy: its parser also takes records and sub-arrays of any size.
         if isinstance(name, np.dtype | type) or (isinstance(name, str) and _NAME.match(name)):
-            try:
+            with suppress(TypeError):
                 dtype = np.dtype(name)
-            except TypeError:
-                pass
-            else:
-                if dtype.kind in "UT" or dtype.kind == "O":
-                    return cls._parse_text_type(dtype, name)
+                if dtype.kind in "UT" or (dtype.kind == "O" and not isinstance(name, str)):
+                    return cls.STRING
                 if dtype.name in _BY_NAME:
                     return _BY_NAME[dtype.name]
         raise SpecError(f"{shown(name)} is no element type", remedy=f"use one of {', '.join(cls.__members__.values())}")
-
-    @classmethod
-    def _parse_text_type(cls, dtype: np.dtype[Any], name: object) -> DType:
-        if dtype.kind == "O" and name not in (object, np.dtype(object)):
-            raise SpecError(f"{shown(name)} is no element type", remedy="say 'string' for text")
-        return cls.STRING
 
 
 _BY_NAME: dict[object, DType] = {dtype.value: dtype for dtype in DType}

@@ -263,11 +263,10 @@ def _is_from(plugin: Plugin, distribution: str | None) -> bool:
 
 
 def _not_found(platform: str, distribution: str | None) -> NeuropodError:
-    platforms = tuple(sorted({plugin.platform for plugin in installed()}))
     if distribution is not None:
-        there = ", ".join(plugin.distribution for plugin in _claims(platform)) or "none"
-        what = f"{distribution!r} serves no platform {platform!r} (plugins that do: {there})"
-        return BackendNotFoundError(platform, platforms, f"{what}; run: pip install {distribution}")
+        rivals = tuple(sorted(plugin.distribution for plugin in _claims(platform)))
+        return BackendNotFoundError(platform, rivals, f"run: pip install {distribution}", distribution)
+    platforms = tuple(sorted({plugin.platform for plugin in installed()}))
     if platform in _FIRST_PARTY:
         return BackendNotFoundError(platform, platforms, f"run: pip install neuropod-{_FIRST_PARTY[platform]}")
     return BackendNotFoundError(platform, platforms, "install the plugin that serves it")
