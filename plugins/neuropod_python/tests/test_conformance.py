@@ -3,11 +3,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from neuropod_core import Problem
 from neuropod_core.testing import BackendTests, StandardModel, WriteModel
 from neuropod_python import create_python_neuropod
 
-_ENTRY = '''
+_ENTRY = """
 import numpy as np
 
 
@@ -47,7 +48,7 @@ def constant(data_path):
 
 def failing(data_path):
     return lambda x: {"y": x + np.ones(3, np.float32) * x}
-'''
+"""
 
 
 class TestPython(BackendTests):

@@ -22,7 +22,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -68,7 +68,7 @@ class PackageCode:
 
     def owns(self, name: str) -> bool:
         """Tell whether the package has a module of this dotted name."""
-        return name in self._ops or self._locate(name) is not None
+        return name in self._ops or (name != "" and self._locate(name) is not None)
 
     def own_name(self, name: str) -> str:
         """Give the name under which `sys.modules` holds the package's module `name`."""
@@ -93,7 +93,7 @@ class PackageCode:
         if path is None:
             return None
         if path.is_dir():
-            folder = ModuleSpec(full_name, _Folder(name), is_package=True)
+            folder = ModuleSpec(full_name, _Folder(self, name), is_package=True)
             folder.submodule_search_locations = [str(path)]
             return folder
         inside = [str(path.parent)] if path.name == "__init__.py" else None
@@ -115,7 +115,7 @@ class PackageCode:
                 _set_aside(name, stack)
             finder = _GuestFinder(self)
             stack.callback(finder.leave)
-            sys.meta_path.append(finder)
+            sys.meta_path.insert(0, finder)
             yield
 
     def close(self) -> None:
@@ -151,7 +151,10 @@ def _module_file(root: Path, name: str) -> Path | None:
     if not all(part.isidentifier() for part in parts):
         return None
     base = root.joinpath(*parts)
-    files = [base / "__init__.py", *(base.parent / f"{base.name}{end}" for end in (*EXTENSION_SUFFIXES, ".py") if parts)]
+    files = [
+        base / "__init__.py",
+        *(base.parent / f"{base.name}{end}" for end in (*EXTENSION_SUFFIXES, ".py") if parts),
+    ]
     return next((path for path in files if path.is_file()), base if base.is_dir() else None)
 
 
@@ -173,8 +176,8 @@ class _Source(SourceFileLoader):
 class _Folder(Loader):
     """Makes the module of a folder without ``__init__.py``: what it lacks, the environment's namesake may have."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, code: PackageCode, name: str) -> None:
+        self._code, self._name = code, name
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Leave it to Python."""
@@ -183,10 +186,11 @@ class _Folder(Loader):
         vars(module)["__getattr__"] = self._from_environment
 
     def _from_environment(self, attribute: str) -> ModuleType:
-        try:
-            return importlib.import_module(f"{self._name}.{attribute}")
-        except ImportError as error:
-            raise AttributeError(f"module {self._name!r} has no attribute {attribute!r}") from error
+        name = f"{self._name}.{attribute}"
+        if self._name and not attribute.startswith("__") and not self._code.owns(name):
+            with suppress(ImportError):
+                return importlib.import_module(name)
+        raise AttributeError(f"module {self._name!r} has no attribute {attribute!r}")
 
 
 class _Existing(Loader):
@@ -214,7 +218,7 @@ class _CodeFinder(MetaPathFinder):
         del path, target
         top, _, name = fullname.partition(".")
         code = self._open.get(top)
-        return code and code.spec(name)
+        return None if code is None else code.spec(name)
 
     def add(self, code: PackageCode) -> None:
         with self._lock:
@@ -233,19 +237,19 @@ _finder = _CodeFinder()
 
 
 class _GuestFinder(MetaPathFinder):
-    """Finds the modules of one package under their plain names, for one thread, where no other finder knows them."""
+    """Finds the modules of one package under their plain names, for one thread, where no other finder knows them.
+
+    It comes first on `sys.meta_path` and asks the others: below a guest, they would find the files of the package.
+    """
 
     def __init__(self, code: PackageCode) -> None:
         self._code = code
-        self._thread = threading.get_ident()
+        self.thread = threading.get_ident()
         self._names: list[str] = []
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         del path, target
-        parent = fullname.rpartition(".")[0]
-        if threading.get_ident() != self._thread or not self._code.owns(fullname):
-            return None
-        if parent and parent not in self._names:  # The environment has the parent: its modules stay unmixed.
+        if self is not self._innermost() or not self._code.owns(fullname) or self._belongs_elsewhere(fullname):
             return None
         module = _guest_names[fullname] = self._code.module(fullname)
         self._names.append(fullname)
@@ -256,6 +260,22 @@ class _GuestFinder(MetaPathFinder):
         for name in self._names:
             _guest_names.pop(name, None)
             sys.modules.pop(name, None)
+
+    def _innermost(self) -> MetaPathFinder | None:
+        """Give the finder of the innermost load in this thread; the entry point of a package may load another."""
+        mine = threading.get_ident()
+        return next(
+            (found for found in sys.meta_path if isinstance(found, _GuestFinder) and found.thread == mine), None
+        )
+
+    def _belongs_elsewhere(self, name: str) -> bool:
+        parent = name.rpartition(".")[0]
+        if parent:
+            return parent not in self._names
+        others = [
+            found for found in sys.meta_path if hasattr(found, "find_spec") and not isinstance(found, _GuestFinder)
+        ]
+        return any(found.find_spec(name, None) is not None for found in others)
 
 
 def _set_aside(top: str, stack: ExitStack) -> None:

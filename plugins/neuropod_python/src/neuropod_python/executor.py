@@ -11,12 +11,12 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+
 from neuropod_core.backend import Executor, Names, Tensors
 from neuropod_core.dtypes import DType
-from neuropod_core.errors import InferenceError, OutOfDeviceMemoryError
+from neuropod_core.errors import InferenceError, ModelClosedError, OutOfDeviceMemoryError
 from neuropod_core.problem import Problem
 from neuropod_core.tensors import as_array, as_text, describe
-
 from neuropod_python.ownership import are_all_private, is_private_dict, is_private_view
 
 __all__ = ["PythonExecutor", "SharedPythonExecutor", "failure", "place_of"]
@@ -78,7 +78,7 @@ class PythonExecutor(Executor):
         """Call the model."""
         try:
             results = self._call(inputs)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ModelClosedError):
             raise
         except BaseException as error:  # The code of a package may raise anything, SystemExit too.
             raise failure(error, self._code) from error
@@ -89,7 +89,7 @@ class PythonExecutor(Executor):
 
     def close(self) -> None:
         """Drop the model and its modules."""
-        del self._call
+        self._call = _closed
         self._close()
 
     @property
@@ -121,6 +121,11 @@ def place_of(traceback: TracebackType | None, code: Path) -> str:
     return own[-1] if own else ""
 
 
+def _closed(inputs: Tensors) -> None:
+    del inputs
+    raise ModelClosedError("the model is closed", remedy="load it again")
+
+
 def _compiled_call(model: Callable[..., Any], names: list[str], *, copies: bool) -> Callable[[Tensors], Any]:
     """Make the call of `model`; with the keywords written out it takes half the time of one through a dictionary."""
     if not copies:
@@ -135,7 +140,7 @@ def _compiled_call(model: Callable[..., Any], names: list[str], *, copies: bool)
 
 
 def _taken(results: object, texts: frozenset[str], outputs: Names, *, is_private: bool) -> Tensors:
-    """Copy out of `results` whatever somebody else may hold; a value that is no tensor is left for the checks to name."""
+    """Copy out of `results` what somebody else may hold; a value that is no tensor is left for the checks to name."""
     if not isinstance(results, Mapping):
         raise _no_tensors(results)
     names = list(results) if outputs is None else [name for name in outputs if name in results]

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 
-from neuropod_core.errors import PackageFormatError, PackagingError, shown
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from neuropod_core.errors import PackageFormatError, PackagingError, shown
 from neuropod_python.requirements import parse_lock
 
 __all__ = ["lock_requirements"]
@@ -90,7 +90,9 @@ def _compiled(wanted: list[Requirement], unmet: list[str]) -> dict[str, str]:
     what = f"the requirements are not those installed: {', '.join(unmet)}"
     uv = _uv()
     if uv is None:
-        raise PackagingError(what, remedy="install them, or run: pip install 'neuropod-python[lock]' to resolve them by uv")
+        raise PackagingError(
+            what, remedy="install them, or run: pip install 'neuropod-python[lock]' to resolve them by uv"
+        )
     command = [uv, "pip", "compile", "-", "--quiet", "--no-header", "--no-annotate", "--python", sys.executable]
     try:
         run = subprocess.run(  # noqa: S603 - no shell; the requirements were parsed and travel on stdin

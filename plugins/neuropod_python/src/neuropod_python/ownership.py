@@ -73,7 +73,7 @@ def _seen_as_view(make: Callable[[], Any]) -> bool:
 
 
 def _calibrate() -> None:
-    """Find the counts at which the functions above say yes to what is private; leave 0, which is none, where they err."""
+    """Find the counts at which the functions above say yes to what is private; leave 0, which is none, if they err."""
     global _of_results, _of_array, _of_view, _of_base  # noqa: PLW0603 - constants of this interpreter
     pairs = [(one, other) for one in range(1, _MOST_COUNTED) for other in range(1, _MOST_COUNTED)]
     for _of_results, _of_array in pairs:

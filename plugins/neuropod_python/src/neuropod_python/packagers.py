@@ -9,11 +9,10 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, TypedDict, Union
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from neuropod_core.errors import PackagingError, shown
 from neuropod_core.packaging import PackageArguments, new_package
-
 from neuropod_python.locking import lock_requirements
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ _SKIPPED_SUFFIXES = (".pyc", ".pyo")
 class DataPath(TypedDict):
     """A file or folder that the entry point finds as `packaged_name` in its data path."""
 
-    path: Union[str, "os.PathLike[str]"]
+    path: str | os.PathLike[str]
     packaged_name: str
 
 
@@ -38,7 +37,7 @@ class CodePath(TypedDict):
     A single module is named by its file, ``"entry.py"``.
     """
 
-    python_root: Union[str, "os.PathLike[str]"]
+    python_root: str | os.PathLike[str]
     dirs_to_package: Sequence[str]
 
 
@@ -107,7 +106,7 @@ def create_python_neuropod(
     """
     module, function, code = _entry(entrypoint, entrypoint_package, code_path_spec)
     declared = {"thread_safe": thread_safe, "stateful": stateful, "writes_inputs": writes_inputs}
-    config = {"entrypoint": function, "entrypoint_package": module}
+    config: dict[str, str | bool] = {"entrypoint": function, "entrypoint_package": module}
     config |= {name: value for name, value in declared.items() if value is not None}
     data = _data_files(data_paths)
     lock = None if requirements is None else lock_requirements(requirements)
@@ -148,7 +147,7 @@ def _module_of(function: Callable[..., Any]) -> str:
     if not isinstance(function, FunctionType) or found is not function or module in (None, "__main__"):
         what = f"{shown(function)} is no function that a module of its own offers by name"
         raise PackagingError(what, remedy="define it in a module that can be imported, or name it")
-    return function.__module__
+    return cast("str", module)
 
 
 def _code_around(module: str) -> CodePath:
@@ -177,7 +176,7 @@ def _data_files(data_paths: Sequence[DataPath]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for number, spec in enumerate(data_paths):
         at = f"data_paths[{number}]"
-        path, name = Path(os.path.abspath(_field(spec, "path", at))), _inside(_field(spec, "packaged_name", at), at)
+        path, name = Path(_field(spec, "path", at)).resolve(), _inside(_field(spec, "packaged_name", at), at)
         if not name:
             raise PackagingError("packaged_name is empty", at=at)
         found = {name + file[len(path.name) :]: source for file, source in _tree(path.parent, path.name).items()}
@@ -186,7 +185,7 @@ def _data_files(data_paths: Sequence[DataPath]) -> dict[str, Path]:
 
 
 def _field(spec: Mapping[str, Any], key: str, at: str) -> Any:
-    if not isinstance(spec, Mapping) or key not in spec:
+    if not isinstance(cast("object", spec), Mapping) or key not in spec:
         raise PackagingError(f"{shown(spec)} has no {key!r}", at=at)
     return spec[key]
 

@@ -23,7 +23,6 @@ from neuropod_core.trust import Trust
 
 if TYPE_CHECKING:
     from neuropod_core.variants import Variant
-
     from neuropod_python.code import PackageCode
 
 __all__ = ["PythonBackend", "neuropod_backend", "neuropod_contract"]
@@ -141,14 +140,16 @@ def _started(variant: Variant, options: LoadOptions, entry: _Entry, code: Packag
     )
 
 
-def _entry_point(entry: _Entry, code: PackageCode) -> Callable[..., Any]:
+def _entry_point(entry: _Entry, code: PackageCode) -> Any:
     if not code.owns(entry.package):
         raise ModelLoadError(f"the code of the package has no module {entry.package!r}", at=str(code.root))
     module = _guarded(lambda: code.module(entry.package), f"importing {entry.package}", code.root)
     function = getattr(module, entry.function, None)
     if not callable(function):
         there = "none" if function is None else f"{type(function).__name__}, not a function"
-        raise ModelLoadError(f"{entry.package} has no entry point {entry.function!r} (there is {there})", at=str(code.root))
+        raise ModelLoadError(
+            f"{entry.package} has no entry point {entry.function!r} (there is {there})", at=str(code.root)
+        )
     return function
 
 
@@ -170,7 +171,7 @@ def _guarded(step: Callable[[], Any], doing: str, root: Path) -> Any:
 
 def _check_callable(model: object, entry_point: str) -> None:
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    call = getattr(type(model), "__call__", None)
+    call = inspect.getattr_static(type(model), "__call__", None)
     if inspect.iscoroutine(model):
         model.close()
     elif callable(model) and not any(is_kind(model) or is_kind(call) for is_kind in kinds):
@@ -183,7 +184,9 @@ def _device(function: Callable[..., Any], device: str) -> dict[str, str]:
     """Choose what an entry point with a parameter `device` gets; one without it decides for itself."""
     if not _takes_device(function):
         if device.startswith("cuda"):
-            raise DeviceError(f"the package cannot be told to use {device!r}", remedy="give its entry point a parameter device")
+            raise DeviceError(
+                f"the package cannot be told to use {device!r}", remedy="give its entry point a parameter device"
+            )
         return {}
     torch = sys.modules.get("torch")
     has_cuda = torch is not None and torch.cuda.is_available()

@@ -1,13 +1,14 @@
-"""The lock of a package: every distribution that its model was tested with, ``name==version``, and whether it is here."""
+"""The lock of a package: the distributions that its model was tested with, and whether they are here."""
 
 from __future__ import annotations
 
 from importlib import metadata
 from pathlib import Path
 
-from neuropod_core.errors import PackageFormatError, PackageLimitError, RequirementsError, shown
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+
+from neuropod_core.errors import PackageFormatError, PackageLimitError, RequirementsError, shown
 
 __all__ = ["check_installed", "parse_lock"]
 
