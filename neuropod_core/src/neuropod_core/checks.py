@@ -51,7 +51,7 @@ def input_check(problem: Problem, cast: Cast = "no") -> Callable[[Mapping[str, o
     if cast not in _CASTS:
         raise OptionError(f"cast is one of {', '.join(map(repr, _CASTS))}, not {shown(cast)}")
     symbols = _symbols(problem)
-    return _compiled(problem.inputs, symbols, _InputTwin(problem, symbols, cast), after=False)
+    return _compiled(problem.inputs, symbols, _InputTwin(problem, symbols, cast), after=False, some=False)
 
 
 def output_check(
@@ -74,7 +74,8 @@ def output_check(
     symbols = _symbols(problem)
     kept = problem.outputs if names is None else _asked_for(problem, names)
     specs = tuple(spec if problem.ties_outputs else _untied(spec) for spec in kept)
-    return _compiled(specs, symbols, _OutputTwin(specs, symbols, some=names is not None), after=True)
+    some = names is not None
+    return _compiled(specs, symbols, _OutputTwin(specs, symbols, some=some), after=True, some=some)
 
 
 def _asked_for(problem: Problem, names: Iterable[str]) -> tuple[TensorSpec, ...]:
@@ -208,24 +209,28 @@ _Form = tuple[tuple[Dim, ...], bool, bool]  # the shape of a spec, whether it is
 
 
 def _compiled(
-    specs: tuple[TensorSpec, ...], symbols: tuple[str, ...], twin: Callable[..., Any], *, after: bool
+    specs: tuple[TensorSpec, ...], symbols: tuple[str, ...], twin: Callable[..., Any], *, after: bool, some: bool
 ) -> Callable[..., Any]:
     forms = tuple((spec.shape, spec.optional, spec.dtype is DType.STRING) for spec in specs)
     names: dict[str, Any] = {"ndarray": np.ndarray, "all_text": all_text, "twin": twin}
     for place, spec in enumerate(specs):
         names[f"name{place}"], names[f"dtype{place}"] = spec.name, spec.dtype.numpy
-    exec(_code(forms, symbols, after), names)  # noqa: S102 - the source is made of numbers and of our own words
+    exec(_code(forms, symbols, after, some), names)  # noqa: S102 - the source is made of numbers and of our own words
     check: Callable[..., Any] = names["check"]
     return check
 
 
 @lru_cache(maxsize=256)
-def _code(forms: tuple[_Form, ...], symbols: tuple[str, ...], after: bool) -> CodeType:  # noqa: FBT001 - a cache key
-    return compile(_source(forms, symbols, after=after), "<checks compiled from a problem>", "exec")
+def _code(*key: Any) -> CodeType:
+    forms, symbols, after, some = key
+    return compile(_source(forms, symbols, after=after, some=some), "<checks compiled from a problem>", "exec")
 
 
-def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, after: bool) -> str:
-    """Write ``check(tensors)`` for inputs, or ``check(tensors, sizes)`` for outputs (`after` the call)."""
+def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, after: bool, some: bool) -> str:
+    """Write ``check(tensors)`` for inputs, or ``check(tensors, sizes)`` for outputs (`after` the call).
+
+    Where `some` outputs were asked for, others may be there and are dropped.
+    """
     writer = _LengthWriter({symbol: f"size{place}" for place, symbol in enumerate(symbols)}, bound=after)
     sizes = "".join(f"size{place}, " for place in range(len(symbols)))
     optional = sum(form[1] for form in forms)
@@ -234,8 +239,12 @@ def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, after: bool) 
         lines += [f"{sizes}= sizes" if after else f"{sizes.rstrip(', ').replace(', ', ' = ')} = None"]
     for place, form in enumerate(forms):
         lines += _tensor_source(place, form, writer)
-    lines += [f"if len(tensors) == {'count' if optional else len(forms)} and type(tensors) is dict:"]
-    lines += ["    return tensors" if after else f"    return tensors, ({sizes})"]
+    if some:
+        kept = ", ".join(f"name{place}: tensors[name{place}]" for place in range(len(forms)))
+        lines += ["if type(tensors) is dict:", f"    return tensors if len(tensors) == {len(forms)} else {{{kept}}}"]
+    else:
+        lines += [f"if len(tensors) == {'count' if optional else len(forms)} and type(tensors) is dict:"]
+        lines += ["    return tensors" if after else f"    return tensors, ({sizes})"]
     body = ["try:", *(f"    {line}" for line in lines), "except (KeyError, ValueError, TypeError, AttributeError):"]
     body += ["    pass", f"return twin(tensors{', sizes' if after else ''})"]
     return f"def check(tensors{', sizes' if after else ''}):\n" + "\n".join(f"    {line}" for line in body)

@@ -77,9 +77,7 @@ def load_neuropod(
         If nothing here can run it, with the remedy.
     """
     given = Trust.parse(trust)
-    with ExitStack() as undo:
-        package = Package.open(source, limits=limits, cache_dir=cache_dir)
-        undo.callback(package.close)
+    with ExitStack() as undo, Package.open(source, limits=limits, cache_dir=cache_dir) as package:
         chosen = backend_for(package.config.platform, backend)
         _check_trust(package, chosen, given)
         version = check_framework(chosen, package.config.platform_version, f"package {package.config.name!r}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -150,9 +150,7 @@ class Neuropod:
         """
         with self._closing:
             executor, self._executor = self._executor, _CLOSED
-            if executor is not _CLOSED:
-                executor.close()
-                self._package.close()
+            executor.close()
 
     def __enter__(self) -> Neuropod:
         return self
@@ -164,9 +162,10 @@ class Neuropod:
         return f"<Neuropod {self.name!r} ({self.platform}) {self.problem}>"
 
     def _check_for(self, outputs: Sequence[str]) -> Callable[[Tensors, Sizes], Tensors]:
-        if isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs):
+        names = () if isinstance(outputs, str) or not isinstance(outputs, Iterable) else tuple(outputs)
+        if not names and outputs not in ([], ()) or not all(isinstance(name, str) for name in names):
             raise TensorMismatchError("outputs", "a sequence of names", shown(outputs), "pass a list of names")
-        return self._check_some(tuple(outputs))
+        return self._check_some(names)
 
     def _report(self, error: NeuropodError) -> None:
         plugins.notify("neuropod_call_failed", model=self, error=error)
