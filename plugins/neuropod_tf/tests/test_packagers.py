@@ -256,7 +256,7 @@ def _functional(**named: Any) -> Any:
     ids=["list", "dictionary"],
 )
 @pytest.mark.parametrize("dict_in", [False, True])
-def test_the_problem_is_read_off_a_keras_model(path: Path, loaded: Loaded, out: Any, names: Any, dict_in: bool) -> None:  # noqa: FBT001
+def test_the_problem_is_read_off_a_keras_model(path: Path, loaded: Loaded, out: Any, names: Any, dict_in: bool) -> None:
     model = _functional(out=out, dict_in=dict_in)
     inputs = {"image": np.ones((2, 4), np.float32), "aux": np.ones((2, 5, 2), np.float32)}
     create_keras_neuropod(neuropod_path=path, model_name="keras", model=model, sess=None)

@@ -215,7 +215,7 @@ def test_a_gpu_that_is_not_there_is_refused(serve: Open) -> None:
 
 @pytest.mark.parametrize("call", [fast_callable, public_callable], ids=lambda call: call.__name__)
 @pytest.mark.parametrize("inline", [False, True], ids=["pool", "caller's thread"])
-def test_every_way_of_calling_gives_the_same(serve: Open, call: Any, inline: bool) -> None:  # noqa: FBT001
+def test_every_way_of_calling_gives_the_same(serve: Open, call: Any, inline: bool) -> None:
     executor = serve(_mlp, "float32[N, 64]", {"y": "float32[N, 10]"})
     x = np.ones((2, 64), np.float32)
     way = call(executor._session, [executor._inputs["x"]], [executor._fetched["y"]], inline=inline)
@@ -337,7 +337,7 @@ def test_a_refused_model_leaves_no_session(save: Any, open_folder: Open) -> None
 
 def test_importing_the_plugin_imports_no_tensorflow() -> None:
     program = "import sys, neuropod_tf, neuropod_tf.plugin; print('tensorflow' in sys.modules, 'keras' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)  # noqa: S603
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert run.stdout.split() == ["False", "False"]
     assert not run.stderr
@@ -366,7 +366,7 @@ sys.stderr.flush(); sys.stdout.flush()
 def test_loading_changes_nothing_else_in_the_process(save: Any) -> None:
     folder = save(lambda x: {"y": x}, x=("float32", [None]))
 
-    run = subprocess.run([sys.executable, "-c", _GUEST, folder], capture_output=True, text=True, check=True)  # noqa: S603
+    run = subprocess.run([sys.executable, "-c", _GUEST, folder], capture_output=True, text=True, check=True)
 
     assert run.stdout.split() == ["True", "0", "1"]
     assert "deprecated" not in run.stderr
