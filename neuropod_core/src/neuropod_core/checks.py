@@ -9,6 +9,7 @@ agree; the tests prove it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from types import CodeType
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from neuropod_core.errors import OptionError, TensorMismatchError, shown
 from neuropod_core.problem import Dim, Problem, TensorSpec
 from neuropod_core.tensors import all_text, as_array, as_text, describe
 
-__all__ = ["Cast", "InputCheck", "OutputCheck", "Sizes"]
+__all__ = ["Cast", "Sizes", "input_check", "output_check"]
 
 Cast = Literal["no", "safe", "same_kind"]
 """Whether a wrong element type is converted: never, where no value changes, or within a kind (float64 to float32)."""
@@ -32,8 +33,8 @@ Sizes = tuple[Any, ...]
 _CASTS = ("no", "safe", "same_kind")
 
 
-class InputCheck:
-    """Checks the inputs of a call.
+def input_check(problem: Problem, cast: Cast = "no") -> Callable[[Mapping[str, object]], tuple[Tensors, Sizes]]:
+    """Compile the check of a call's inputs: it gives them as arrays, with the sizes that they bind.
 
     Parameters
     ----------
@@ -41,30 +42,69 @@ class InputCheck:
         The problem to enforce.
     cast
         Which wrong element types are converted instead of refused.
-    """
 
-    def __init__(self, problem: Problem, cast: Cast = "no") -> None:
-        if cast not in _CASTS:
-            raise OptionError(f"cast is one of {', '.join(map(repr, _CASTS))}, not {shown(cast)}")
+    Raises
+    ------
+    OptionError
+        If `cast` is none of the three. The check itself raises `TensorMismatchError`.
+    """
+    if cast not in _CASTS:
+        raise OptionError(f"cast is one of {', '.join(map(repr, _CASTS))}, not {shown(cast)}")
+    symbols = _symbols(problem)
+    return _compiled(problem.inputs, symbols, _InputTwin(problem, symbols, cast), after=False)
+
+
+def output_check(
+    problem: Problem, names: Iterable[str] | None = None
+) -> Callable[[Mapping[str, object], Sizes], Tensors]:
+    """Compile the check of a call's results: it gives those that were asked for.
+
+    Parameters
+    ----------
+    problem
+        The problem to enforce.
+    names
+        The outputs that were asked for; None for all, of which optional ones may be missing.
+
+    Raises
+    ------
+    TensorMismatchError
+        If the problem has no output of such a name. The check itself raises it if the model broke its promise.
+    """
+    symbols = _symbols(problem)
+    kept = problem.outputs if names is None else _asked_for(problem, names)
+    specs = tuple(spec if problem.ties_outputs else _untied(spec) for spec in kept)
+    return _compiled(specs, symbols, _OutputTwin(specs, symbols, some=names is not None), after=True)
+
+
+def _asked_for(problem: Problem, names: Iterable[str]) -> tuple[TensorSpec, ...]:
+    known = {spec.name: spec for spec in problem.outputs}
+    for name in names:
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise TensorMismatchError(f"outputs.{name}", f"one of the outputs ({there})", shown(name))
+    return tuple(replace(known[name], optional=False) for name in dict.fromkeys(names))
+
+
+def _symbols(problem: Problem) -> tuple[str, ...]:
+    specs = problem.inputs + (problem.outputs if problem.ties_outputs else ())
+    return tuple(dict.fromkeys(symbol for spec in specs for symbol in spec.symbols))
+
+
+def _untied(spec: TensorSpec) -> TensorSpec:
+    shape = tuple(None if isinstance(dim, str) else dim for dim in spec.shape)
+    return replace(spec, shape=shape)
+
+
+# -- the twins that say why not ---------------------------------------------------------------------------------------
+
+
+class _InputTwin:
+    def __init__(self, problem: Problem, symbols: tuple[str, ...], cast: Cast) -> None:
         self._specs = {spec.name: spec for spec in problem.inputs}
-        self._symbols = _symbols(problem)
-        self._cast = cast
-        self._fits = _compile(problem.inputs, self._symbols, bound=False)
+        self._symbols, self._cast = symbols, cast
 
     def __call__(self, inputs: Mapping[str, object]) -> tuple[Tensors, Sizes]:
-        """Give the inputs as arrays and the sizes that they bind.
-
-        Raises
-        ------
-        TensorMismatchError
-            If one of them contradicts its spec.
-        """
-        sizes = self._fits(inputs)
-        if sizes is not None:
-            return inputs, sizes  # type: ignore[return-value]  # the generated half has looked at every value
-        return self._explain(inputs)
-
-    def _explain(self, inputs: Mapping[str, object]) -> tuple[Tensors, Sizes]:
         if not isinstance(inputs, Mapping):
             raise TensorMismatchError("inputs", "tensors by name", describe(inputs), "pass a dictionary")
         _refuse_unknown("inputs", inputs, self._specs)
@@ -79,46 +119,15 @@ class InputCheck:
         return arrays, tuple(sizes.get(symbol) for symbol in self._symbols)
 
 
-class OutputCheck:
-    """Checks the results of a call: all of them, or those that were asked for.
-
-    Parameters
-    ----------
-    problem
-        The problem to enforce.
-    names
-        The outputs that were asked for; None for all, of which optional ones may be missing.
-    """
-
-    def __init__(self, problem: Problem, names: Iterable[str] | None = None) -> None:
-        known = {spec.name: spec for spec in problem.outputs}
-        self._symbols = _symbols(problem)
-        self._only = None if names is None else tuple(dict.fromkeys(names))
-        for name in self._only or ():
-            if name not in known:
-                there = ", ".join(known) or "none"
-                raise TensorMismatchError(f"outputs.{name}", f"one of the outputs ({there})", shown(name))
-        kept = known.values() if self._only is None else (known[name] for name in self._only)
-        specs = [spec if problem.ties_outputs else _untied(spec) for spec in kept]
+class _OutputTwin:
+    def __init__(self, specs: Iterable[TensorSpec], symbols: tuple[str, ...], *, some: bool) -> None:
         self._specs = {spec.name: spec for spec in specs}
-        self._fits = _compile(specs, self._symbols, bound=True)
+        self._symbols, self._some = symbols, some
 
     def __call__(self, results: Mapping[str, object], sizes: Sizes) -> Tensors:
-        """Give the results, without those that were not asked for.
-
-        Raises
-        ------
-        TensorMismatchError
-            If the model broke its promise.
-        """
-        if self._fits(results, sizes) is not None:
-            return results  # type: ignore[return-value]  # the generated half has looked at every value
-        return self._explain(results, sizes)
-
-    def _explain(self, results: Mapping[str, object], sizes: Sizes) -> Tensors:
         if not isinstance(results, Mapping):
             raise TensorMismatchError("outputs", "tensors by name", describe(results))
-        if self._only is None:
+        if not self._some:
             _refuse_unknown("outputs", results, self._specs)
         bound = {symbol: size for symbol, size in zip(self._symbols, sizes, strict=True) if size is not None}
         arrays = {}
@@ -126,22 +135,9 @@ class OutputCheck:
             if name in results:
                 arrays[name] = _taken(f"outputs.{name}", results[name], spec)
                 _bind(f"outputs.{name}", spec, arrays[name], bound)
-            elif self._only is not None or not spec.optional:
+            elif not spec.optional:
                 raise TensorMismatchError(f"outputs.{name}", spec.notation, "nothing", "the model did not return it")
         return arrays
-
-
-def _symbols(problem: Problem) -> tuple[str, ...]:
-    specs = problem.inputs + (problem.outputs if problem.ties_outputs else ())
-    return tuple(dict.fromkeys(symbol for spec in specs for symbol in spec.symbols))
-
-
-def _untied(spec: TensorSpec) -> TensorSpec:
-    shape = tuple(None if isinstance(dim, str) else dim for dim in spec.shape)
-    return TensorSpec(spec.name, spec.dtype, shape, spec.optional)
-
-
-# -- the twin that says why not ---------------------------------------------------------------------------------------
 
 
 def _refuse_unknown(side: str, given: Mapping[str, object], specs: Mapping[str, TensorSpec]) -> None:
@@ -211,46 +207,50 @@ def _agrees(dim: Dim, length: int, sizes: dict[str, int]) -> bool:
 _Form = tuple[tuple[Dim, ...], bool, bool]  # the shape of a spec, whether it is optional, whether it holds text
 
 
-def _compile(specs: Iterable[TensorSpec], symbols: tuple[str, ...], *, bound: bool) -> Callable[..., Sizes | None]:
-    specs = tuple(specs)
+def _compiled(
+    specs: tuple[TensorSpec, ...], symbols: tuple[str, ...], twin: Callable[..., Any], *, after: bool
+) -> Callable[..., Any]:
     forms = tuple((spec.shape, spec.optional, spec.dtype is DType.STRING) for spec in specs)
-    names: dict[str, Any] = {"ndarray": np.ndarray, "all_text": all_text}
+    names: dict[str, Any] = {"ndarray": np.ndarray, "all_text": all_text, "twin": twin}
     for place, spec in enumerate(specs):
         names[f"name{place}"], names[f"dtype{place}"] = spec.name, spec.dtype.numpy
-    exec(_code(forms, symbols, bound), names)  # noqa: S102 - the source is made of numbers and of our own words
-    fits: Callable[..., Sizes | None] = names["fits"]
-    return fits
+    exec(_code(forms, symbols, after), names)  # noqa: S102 - the source is made of numbers and of our own words
+    check: Callable[..., Any] = names["check"]
+    return check
 
 
 @lru_cache(maxsize=256)
-def _code(forms: tuple[_Form, ...], symbols: tuple[str, ...], bound: bool) -> CodeType:  # noqa: FBT001 - a cache key
-    return compile(_source(forms, symbols, bound=bound), "<checks compiled from a problem>", "exec")
+def _code(forms: tuple[_Form, ...], symbols: tuple[str, ...], after: bool) -> CodeType:  # noqa: FBT001 - a cache key
+    return compile(_source(forms, symbols, after=after), "<checks compiled from a problem>", "exec")
 
 
-def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, bound: bool) -> str:
-    """Write ``fits(tensors[, sizes])``: the sizes of all symbols if every tensor fits as it is, else None."""
-    writer = _LengthWriter({symbol: f"size{place}" for place, symbol in enumerate(symbols)}, bound=bound)
+def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, after: bool) -> str:
+    """Write ``check(tensors)`` for inputs, or ``check(tensors, sizes)`` for outputs (`after` the call)."""
+    writer = _LengthWriter({symbol: f"size{place}" for place, symbol in enumerate(symbols)}, bound=after)
     sizes = "".join(f"size{place}, " for place in range(len(symbols)))
-    lines = ["if type(tensors) is not dict:", "    return None", "count = 0"]
+    optional = sum(form[1] for form in forms)
+    lines = [f"count = {len(forms) - optional}"] if optional else []
     if sizes:
-        lines += [f"{sizes}= sizes" if bound else f"{sizes.rstrip(', ').replace(', ', ' = ')} = None"]
-    lines += ["try:"]
+        lines += [f"{sizes}= sizes" if after else f"{sizes.rstrip(', ').replace(', ', ' = ')} = None"]
     for place, form in enumerate(forms):
-        lines += [f"    {line}" for line in _tensor_source(place, form, writer)]
-    lines += ["    pass", "except (KeyError, ValueError, TypeError, AttributeError):", "    return None"]
-    lines += ["if len(tensors) != count:", "    return None", f"return ({sizes})"]
-    return f"def fits(tensors{', sizes' if bound else ''}):\n" + "\n".join(f"    {line}" for line in lines)
+        lines += _tensor_source(place, form, writer)
+    lines += [f"if len(tensors) == {'count' if optional else len(forms)} and type(tensors) is dict:"]
+    lines += ["    return tensors" if after else f"    return tensors, ({sizes})"]
+    body = ["try:", *(f"    {line}" for line in lines), "except (KeyError, ValueError, TypeError, AttributeError):"]
+    body += ["    pass", f"return twin(tensors{', sizes' if after else ''})"]
+    return f"def check(tensors{', sizes' if after else ''}):\n" + "\n".join(f"    {line}" for line in body)
 
 
 def _tensor_source(place: int, form: _Form, writer: _LengthWriter) -> list[str]:
     shape, optional, text = form
     wrong = f"type(array) is not ndarray or array.dtype is not dtype{place}" + " or not all_text(array)" * text
     lengths = [f"length{axis}" for axis in range(len(shape))]
-    lines = ["count += 1", f"if {wrong}:", "    return None"]
-    lines += [f"{', '.join(lengths)}, = array.shape"] if lengths else ["if array.shape:", "    return None"]
+    lines = [f"if {wrong}:", "    raise ValueError"]
+    lines += [f"{', '.join(lengths)}, = array.shape"] if lengths else ["if array.shape:", "    raise ValueError"]
     for length, dim in zip(lengths, shape, strict=True):
         lines += writer.lines(length, dim, optional=optional)
     if optional:
+        lines = ["count += 1", *lines]
         return [f"array = tensors.get(name{place})", "if array is not None:", *(f"    {line}" for line in lines)]
     return [f"array = tensors[name{place}]", *lines]
 
@@ -267,12 +267,12 @@ class _LengthWriter:
         if dim is None:
             return []
         if isinstance(dim, int):
-            return [f"if {length} != {dim}:", "    return None"]
+            return [f"if {length} != {dim}:", "    raise ValueError"]
         variable, before = self._variables[dim], (dim in self._sure, dim in self._possible)
         (self._possible if optional else self._sure).add(dim)
         match before:
             case (True, _):
-                return [f"if {length} != {variable}:", "    return None"]
+                return [f"if {length} != {variable}:", "    raise ValueError"]
             case (False, True):
-                return [f"if {variable} is None:", f"    {variable} = {length}", f"elif {length} != {variable}:", "    return None"]
+                return [f"if {variable} is None:", f"    {variable} = {length}", f"elif {length} != {variable}:", "    raise ValueError"]
         return [f"{variable} = {length}"]

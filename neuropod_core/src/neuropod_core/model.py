@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from neuropod_core import plugins
 from neuropod_core._comparison import compare
 from neuropod_core.backend import Array, Executor, Names, Tensors
-from neuropod_core.checks import Cast, InputCheck, OutputCheck
+from neuropod_core.checks import Cast, Sizes, input_check, output_check
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import InferenceError, ModelClosedError, NeuropodError, PackageError, TensorMismatchError, shown
 from neuropod_core.package import Package
@@ -45,9 +45,9 @@ class Neuropod:
         self.framework_version = framework_version
         self._package, self._executor = package, executor
         self._closing = threading.Lock()
-        self._check_inputs = InputCheck(self.problem, cast) if checks else _unchecked_inputs
-        self._check_outputs = OutputCheck(self.problem) if checks else _unchecked_outputs
-        self._check_some = lru_cache(maxsize=64)(partial(OutputCheck, self.problem) if checks else _Only)
+        self._check_inputs = input_check(self.problem, cast) if checks else _unchecked_inputs
+        self._check_outputs = output_check(self.problem) if checks else _unchecked_outputs
+        self._check_some = lru_cache(maxsize=64)(partial(output_check, self.problem) if checks else _Only)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -163,7 +163,7 @@ class Neuropod:
     def __repr__(self) -> str:
         return f"<Neuropod {self.name!r} ({self.platform}) {self.problem}>"
 
-    def _check_for(self, outputs: Sequence[str]) -> OutputCheck | _Only:
+    def _check_for(self, outputs: Sequence[str]) -> Callable[[Tensors, Sizes], Tensors]:
         if isinstance(outputs, str) or not all(isinstance(name, str) for name in outputs):
             raise TensorMismatchError("outputs", "a sequence of names", shown(outputs), "pass a list of names")
         return self._check_some(tuple(outputs))

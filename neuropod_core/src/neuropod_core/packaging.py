@@ -19,7 +19,7 @@ from neuropod_core import test_data
 from neuropod_core._cache import remove_tree
 from neuropod_core._comparison import compare
 from neuropod_core._containers import open_container
-from neuropod_core.checks import InputCheck
+from neuropod_core.checks import input_check
 from neuropod_core.config import Config, Manifest
 from neuropod_core.errors import NeuropodError, PackagingError, shown
 from neuropod_core.limits import Limits
@@ -268,7 +268,7 @@ def _tried(infer: Any, problem: Problem, arguments: PackageArguments) -> TestDat
         if wanted is not None:
             raise PackagingError("test_expected_out needs test_input_data")
         return None
-    inputs, _ = InputCheck(problem)(given)
+    inputs, _ = input_check(problem)(given)
     if wanted is None:
         return TestData(inputs, infer(inputs))
     expected = {name: _expected(name, value) for name, value in wanted.items()}

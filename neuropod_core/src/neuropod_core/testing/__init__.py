@@ -1,0 +1,19 @@
+"""What the author of a backend tests it with (extra ``[testing]``): one class to subclass, one fixture to give.
+
+::
+
+    class TestEcho(BackendTests):
+        platform = "echo"
+
+        @pytest.fixture
+        def write_model(self):
+            def write(model, problem, path):
+                create_echo_neuropod(neuropod_path=path, model_name=model.value, function=EXPECTED[model], problem=problem)
+            return write
+"""
+
+from neuropod_core.testing._backend_tests import BackendTests
+from neuropod_core.testing._models import StandardModel, WriteModel
+from neuropod_core.testing.strategies import problems, tensors, tensors_for
+
+__all__ = ["BackendTests", "StandardModel", "WriteModel", "problems", "tensors", "tensors_for"]
