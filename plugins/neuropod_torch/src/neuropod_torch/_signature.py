@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 from neuropod_core.dtypes import DType
@@ -40,8 +39,8 @@ class Signature:
 
     dict_type: str = ""
     dict_values: str = ""
-    arguments: Mapping[str, str] = MappingProxyType({})
-    paths: Mapping[str, str] = MappingProxyType({})
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    paths: Mapping[str, str] = field(default_factory=dict)
     needed: tuple[str, ...] = ()
     nullable: tuple[str, ...] = ()
 
