@@ -195,6 +195,8 @@ class _Analysis:
     def _note_writes(self, node: Any, kind: str) -> None:
         if not (kind.startswith(HONEST) or kind in STRUCTURAL):
             self.keeps_state = True
+        elif kind == "prim::SetAttr":
+            self._note_written(node, (0,))
         elif kind in WRITES_UNSAID and not _is_off(node, WRITES_UNSAID[kind][0]):
             self._note_written(node, WRITES_UNSAID[kind][1])
         else:
@@ -241,7 +243,7 @@ def _is_list_for_one_operator(node: Any, kind: str) -> bool:
 def _written_arguments(schema: str) -> tuple[int, ...]:
     if schema == "(no schema)" or "!" not in schema:
         return ()
-    arguments = torch._C.parse_schema(schema).arguments
+    arguments = torch._C.parse_schema(schema).arguments  # noqa: SLF001 - the only reader of schemas
     return tuple(_positions(arguments))
 
 

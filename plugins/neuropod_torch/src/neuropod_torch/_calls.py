@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
+
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.problem import Problem
-
 from neuropod_torch._signature import Signature
 from neuropod_torch._tensors import Converter, lent, owned
 

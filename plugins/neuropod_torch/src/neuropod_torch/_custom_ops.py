@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from neuropod_core.errors import ModelLoadError
 
+from neuropod_core.errors import ModelLoadError
 from neuropod_torch._errors import reason
 
 __all__ = ["load_custom_ops"]

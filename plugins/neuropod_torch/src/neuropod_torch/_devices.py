@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 
 import torch
+
 from neuropod_core.backend import LoadOptions
 from neuropod_core.errors import DeviceError, OptionError, shown
 
 __all__ = ["device_for", "set_threads"]
 
-_NAME = re.compile(r"(cpu|cuda)(?::(\d{1,4}))?\Z")
+_NAME = re.compile(r"cpu\Z|(cuda)(?::(\d{1,4}))?\Z")
 
 
 def device_for(name: str) -> torch.device:
@@ -23,10 +24,10 @@ def device_for(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = _NAME.match(name) if isinstance(name, str) else None
-    if found is None or name.startswith("cpu:"):
+    found = _NAME.match(name)
+    if found is None:
         raise DeviceError(f"torch runs on cpu, cuda or cuda:<number> here, not on {shown(name)}")
-    if found[1] == "cuda":
+    if found[1]:
         _check_cuda(name, int(found[2] or 0))
     return torch.device(name)
 
@@ -56,4 +57,6 @@ def set_threads(options: LoadOptions) -> None:
         torch.set_num_interop_threads(across)
     except RuntimeError as error:
         what = f"option 'inter_op_threads' is {across}, torch runs with {torch.get_num_interop_threads()} already"
-        raise OptionError(what, remedy="set it before anything runs in parallel, or load the model elsewhere") from error
+        raise OptionError(
+            what, remedy="set it before anything runs in parallel, or load the model elsewhere"
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import torch
+
 from neuropod_core.errors import InferenceError, ModelLoadError, NeuropodError, OutOfDeviceMemoryError
 
 __all__ = ["inference_error", "load_error", "reason"]
@@ -12,11 +13,7 @@ __all__ = ["inference_error", "load_error", "reason"]
 _LONGEST_REASON = 300
 
 _LOAD_REMEDIES = (
-    (
-        "Legacy model format",
-        "it was written before torch 1.4: open it with a torch from 1.4 to 1.13, save it there by torch.jit.save, "
-        "and package that file",
-    ),
+    ("Legacy model format", "torch before 1.4 wrote it: save it again in a torch from 1.4 to 1.13, package that file"),
     ("Unknown builtin op", "name the library that registers this operator in custom_ops when you package the model"),
     ("PytorchStreamReader", "the file is no TorchScript archive: write it by torch.jit.save"),
     ("constants.pkl", "the file holds weights without a program: write it by torch.jit.save, not torch.save"),
@@ -61,7 +58,7 @@ def _without_stack(text: str) -> str:
 
 def _is_source_position(line: str) -> bool:
     return bool(
-        line.startswith(("File \"", "Traceback of TorchScript", "The following operation failed", "~"))
+        line.startswith(('File "', "Traceback of TorchScript", "The following operation failed", "~"))
         or "<--- HERE" in line
         or set(line) <= {"~", " "}
     )

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
+
 from neuropod_core.backend import Array, Tensors
 from neuropod_core.errors import InferenceError
 from neuropod_core.problem import Problem
-
 from neuropod_torch._program import Program
 from neuropod_torch._tensors import Converter, owned
 
@@ -49,7 +49,9 @@ class GeneralCall:
             if name not in inputs:
                 what = "the model needs this input, and the call leaves it out"
                 raise InferenceError(what, f"inputs.{name}", "pass it, or give the argument a default of None")
-        return self._left_out | {name: convert(inputs[name]) for name, convert in self._converters.items() if name in inputs}
+        return self._left_out | {
+            name: convert(inputs[name]) for name, convert in self._converters.items() if name in inputs
+        }
 
     def _named(self, result: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(result, dict):

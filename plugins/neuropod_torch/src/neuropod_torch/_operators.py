@@ -14,11 +14,13 @@ HONEST = ("aten::", "quantized::", "prepacked::", "torchvision::", "torchaudio::
 """Libraries of operators whose schemas say what they write; of others, a package's own among them, nothing is known."""
 
 
-def _aten(names: str) -> frozenset[str]:
-    return frozenset(f"aten::{name}" for name in names.split())
+def _named(library: str, names: str) -> frozenset[str]:
+    return frozenset(f"{library}::{name}" for name in names.split())
 
 
-FRESH = _aten("""
+FRESH = _named(
+    "aten",
+    """
     abs acos acosh add addbmm addcdiv addcmul addmm addmv amax amin aminmax argmax argmin argsort asin asinh atan atan2
     atanh avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d baddbmm
     batch_norm bitwise_and bitwise_not bitwise_or bitwise_xor bmm cat ceil celu clamp clamp_max clamp_min clone conv1d
@@ -31,18 +33,22 @@ FRESH = _aten("""
     square stack std sub sum tan tanh threshold topk tril triu trunc upsample_bilinear2d upsample_nearest2d var
     where zeros_like ones_like full_like rand_like randn_like
     zeros ones full empty rand randn arange linspace eye tensor size stride
-""")
+""",
+)
 """Operators whose results lie in memory of their own, whatever the operands are."""
 
-ITEM_LISTS = _aten("cat stack")
+ITEM_LISTS = _named("aten", "cat stack")
 """Members of `FRESH` that take a list and keep nothing of it."""
 
-LIKE_FIRST = _aten("""
+LIKE_FIRST = _named(
+    "aten",
+    """
     contiguous detach dropout expand expand_as feature_dropout flatten movedim narrow permute reshape reshape_as select
     slice split chunk unbind squeeze swapaxes t to transpose type_as unflatten unsqueeze view view_as
     add_ sub_ mul_ div_ relu_ relu6_ sigmoid_ tanh_ clamp_ clamp_min_ clamp_max_ leaky_relu_ elu_ selu_ silu_ hardswish_
     hardsigmoid_ hardtanh_ exp_ sqrt_ masked_fill_ fill_ zero_ copy_ index_put_ scatter_ scatter_add_ neg_ abs_ pow_
-""")
+""",
+)
 """Operators whose result may alias their first operand and no other."""
 
 WRITES_UNSAID = {
@@ -55,13 +61,13 @@ WRITES_UNSAID = {
 }
 """Operators that write arguments without a word in the schema: where the flag is that makes them, and which."""
 
-STRUCTURAL = frozenset(
-    f"prim::{name}"
-    for name in """
+STRUCTURAL = _named(
+    "prim",
+    """
     Constant If Loop TupleConstruct ListConstruct DictConstruct TupleUnpack ListUnpack TupleIndex TupleSlice
     unchecked_cast unchecked_unwrap_optional isinstance NumToTensor ImplicitTensorToNum RaiseException Uninitialized
     GetAttr Print data dtype device layout is_cuda is_cpu is_sparse is_quantized requires_grad itemsize
-    min max abs tolist TupleLen
-    """.split()
+    min max abs tolist TupleLen CreateObject Enter Exit SetAttr
+""",
 )
-"""Operators outside of ``aten`` that write nothing and keep nothing."""
+"""Operators outside of ``aten`` whose effects are known: all but ``SetAttr`` write nothing."""

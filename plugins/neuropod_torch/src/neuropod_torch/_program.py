@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
 from neuropod_core.errors import ModelLoadError
 from neuropod_core.problem import Problem
-
 from neuropod_torch._aliasing import Facts, facts_of
 from neuropod_torch._calls import METHOD, method_source
 from neuropod_torch._quiet import quiet_jit

@@ -84,7 +84,9 @@ def _check_arguments(arguments: Mapping[str, Any], problem: Problem) -> None:
         _check_type(arguments[spec.name].type, spec)
     for name in sorted(arguments.keys() - {spec.name for spec in problem.inputs}):
         if not arguments[name].has_default_value() and arguments[name].type.kind() != "OptionalType":
-            raise ModelLoadError(f"the module's forward needs {name!r}, which is no input of the problem", remedy=_REMEDY)
+            raise ModelLoadError(
+                f"the module's forward needs {name!r}, which is no input of the problem", remedy=_REMEDY
+            )
 
 
 def _check_type(kind: Any, spec: TensorSpec) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
+
 from neuropod_core.backend import Array
 from neuropod_core.errors import InferenceError
 
 __all__ = ["Converter", "copied", "lent", "owned", "texts"]
 
-Converter = Callable[[Array], Union[torch.Tensor, list[str]]]
+Converter = Callable[[Array], torch.Tensor | list[str]]
 """What makes of an array what a module takes."""
 
 _SMALL_BYTES = 16384  # Copying less is quicker than arranging an alias.
@@ -41,7 +42,8 @@ def texts(array: Array) -> list[str]:
     """Give the texts of a one-dimensional array, which is how TorchScript has strings."""
     if array.ndim != 1:
         raise InferenceError(f"TorchScript takes strings of one dimension, got {array.ndim}")
-    return array.tolist()
+    items: list[str] = array.tolist()
+    return items
 
 
 def owned(value: object, name: str) -> Array:
@@ -71,9 +73,8 @@ def _owned_tensor(tensor: torch.Tensor, name: str) -> Array:
 
 
 def _owned_memory(tensor: torch.Tensor) -> Array:
-    if tensor.device.type == "cpu":
-        return tensor.numpy().copy("K")
-    return tensor.cpu().numpy()
+    array: Array = tensor.cpu().numpy()
+    return array.copy("K") if tensor.device.type == "cpu" else array
 
 
 def _kind(value: object) -> str:

@@ -10,8 +10,9 @@ from neuropod_core.errors import PackagingError
 
 if TYPE_CHECKING:
     import torch
-    from neuropod_core.packaging import PackageArguments
     from typing_extensions import Unpack
+
+    from neuropod_core.packaging import PackageArguments
 
 __all__ = ["create_torchscript_neuropod"]
 

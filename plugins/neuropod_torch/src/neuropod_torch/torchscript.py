@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+
 from neuropod_core.backend import Array, Executor, LoadOptions, Names, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelClosedError
 from neuropod_core.problem import Problem, TensorSpec
 from neuropod_core.variants import Variant
-
 from neuropod_torch._calls import python_call
 from neuropod_torch._custom_ops import load_custom_ops
 from neuropod_torch._devices import device_for, set_threads
@@ -107,9 +107,7 @@ class StatefulTorchScriptExecutor(TorchScriptExecutor):
     stateful = True
 
 
-def _converter(
-    spec: TensorSpec, program: Program, device: torch.device, input_devices: Mapping[str, str]
-) -> Converter:
+def _converter(spec: TensorSpec, program: Program, device: torch.device, input_devices: Mapping[str, str]) -> Converter:
     if spec.dtype is DType.STRING:
         return texts
     if device.type == "cpu" or input_devices.get(spec.name) == "CPU":
