@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from neuropod_core._elements import Malformed, checked_shape, element_count, numbers, texts
+from neuropod_core._elements import MalformedError, checked_shape, element_count, numbers, texts
 from neuropod_core.backend import Array
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import shown
-from neuropod_core.tensors import dtype_of
 
 __all__ = ["CALLS", "Allowance", "Name", "PickledArray", "PickledType", "Rebuilder", "admitted", "filled", "set_state"]
 
@@ -27,10 +26,13 @@ _LONGEST_NAME = 256
 _TYPE = re.compile(r"([biufSUO])([0-9]{0,9})\Z")
 _TYPE_STATE_ITEMS = 8
 _ORDERS = {"<": False, "|": False, ">": True}
-_NUMBERS = {f"{dtype.numpy.kind}{dtype.itemsize}": dtype for dtype in DType if dtype.value[0] in "fiu"} | {"b1": DType.BOOL}
+_NUMBERS = {f"{dtype.value[0]}{dtype.itemsize}": dtype for dtype in DType if dtype.value[0] in "fiu"} | {
+    "b1": DType.BOOL
+}
 _CHARACTER_BYTES = {"S": 1, "U": 4}
 _MOST_COPIES = 8
-_SMALL = 2**16
+_SMALL = 2**24
+_POINTER_BYTES = 8
 
 
 class Name(str):
@@ -70,7 +72,7 @@ class Allowance:
         """Take `size` bytes or items off it."""
         self.left -= size
         if self.left < 0:
-            raise Malformed("one value is copied over and over")
+            raise MalformedError("one value is copied over and over")
 
 
 # ----------------------------------------------------------------------------------------------------- names and keys
@@ -79,18 +81,18 @@ class Allowance:
 def admitted(name: str) -> Name:
     """Give a name of the closed list."""
     if name != _NDARRAY and name not in CALLS:
-        raise Malformed(f"{shown(name)} is not among the names that test data may use")
+        raise MalformedError(f"{shown(name)} is not among the names that test data may use")
     return Name(name)
 
 
 def filled(target: dict[str, Any], items: list[Any]) -> dict[str, Any]:
     """Put keys and values, in turn, into a dict; keys are texts, for the hash of nested tuples may take for ever."""
     if len(items) % 2:
-        raise Malformed("a key without a value")
+        raise MalformedError("a key without a value")
     for key, value in zip(items[::2], items[1::2], strict=True):
         name = _name(key)
         if name in target:
-            raise Malformed(f"the key {shown(name)} comes twice")
+            raise MalformedError(f"the key {shown(name)} comes twice")
         target[name] = value
     return target
 
@@ -98,9 +100,9 @@ def filled(target: dict[str, Any], items: list[Any]) -> dict[str, Any]:
 def _name(value: object) -> str:
     """Give a short text; the `str` of Python 2 comes as bytes."""
     if isinstance(value, Name) or not isinstance(value, str | bytes):
-        raise Malformed(f"a text belongs here, not a {type(value).__name__}")
+        raise MalformedError(f"a text belongs here, not a {type(value).__name__}")
     if len(value) > _LONGEST_NAME:
-        raise Malformed(f"a name has at most {_LONGEST_NAME} characters, not {len(value)}")
+        raise MalformedError(f"a name has at most {_LONGEST_NAME} characters, not {len(value)}")
     return value if isinstance(value, str) else _text(value)
 
 
@@ -119,14 +121,14 @@ def _make_type(_: Allowance, text: object, align: object = 0, copy: object = 1) 
     del align, copy
     found = _TYPE.match(_name(text))
     if found is None:
-        raise Malformed(f"{shown(text)} is no element type of test data")
+        raise MalformedError(f"{shown(text)} is no element type of test data")
     return PickledType(found[1], int(found[2] or 0))
 
 
 def _make_empty_array(_: Allowance, name: object, shape: object, code: object) -> PickledArray:
     del shape, code  # Placeholders; the state follows.
     if not isinstance(name, Name) or name != _NDARRAY:
-        raise Malformed("only plain NumPy arrays are read")
+        raise MalformedError("only plain NumPy arrays are read")
     return PickledArray()
 
 
@@ -136,13 +138,13 @@ def _make_scalar(_: Allowance, kind: object, items: object) -> PickledArray:
 
 def _make_array(_: Allowance, items: object, kind: object, shape: object, order: object) -> PickledArray:
     if _name(order) not in ("C", "F"):
-        raise Malformed(f"an array is in order 'C' or 'F', not {shown(order)}")
+        raise MalformedError(f"an array is in order 'C' or 'F', not {shown(order)}")
     return _array(items, kind, shape, fortran=_name(order) == "F")
 
 
 def _array(items: object, kind: object, shape: object, *, fortran: bool) -> PickledArray:
     if not isinstance(kind, PickledType) or not isinstance(items, bytes | list):
-        raise Malformed("an array is made of its elements and their type")
+        raise MalformedError("an array is made of its elements and their type")
     array = PickledArray()
     array.items, array.type, array.shape, array.fortran = items, kind, shape, fortran
     return array
@@ -151,19 +153,19 @@ def _array(items: object, kind: object, shape: object, *, fortran: bool) -> Pick
 def _make_bytes(allowance: Allowance, text: object = "", encoding: object = "latin1") -> bytes:
     """Give bytes as Python 3 writes them in protocols 0 to 2."""
     if not isinstance(text, str) or _name(encoding) not in ("latin1", "latin-1"):
-        raise Malformed("only bytes written as Latin-1 are read")
+        raise MalformedError("only bytes written as Latin-1 are read")
     allowance.spend(len(text))
     return text.encode("latin-1")
 
 
 def _make_dict(allowance: Allowance, pairs: object = ()) -> dict[str, Any]:
     if not isinstance(pairs, list | tuple):
-        raise Malformed("a dict is made of pairs")
+        raise MalformedError("a dict is made of pairs")
     allowance.spend(len(pairs))
     items: list[Any] = []
     for pair in pairs:
         if not isinstance(pair, list | tuple) or len(pair) != 2:  # noqa: PLR2004 - a pair
-            raise Malformed("a dict is made of pairs")
+            raise MalformedError("a dict is made of pairs")
         items += pair
     return filled({}, items)
 
@@ -191,7 +193,7 @@ def set_state(target: object, state: object) -> None:
     elif isinstance(target, PickledType):
         _set_type(target, state)
     else:
-        raise Malformed(f"a {type(target).__name__} has no state")
+        raise MalformedError(f"a {type(target).__name__} has no state")
 
 
 def _set_array(array: PickledArray, state: object) -> None:
@@ -199,7 +201,7 @@ def _set_array(array: PickledArray, state: object) -> None:
         case (1, shape, PickledType() as kind, 0 | 1 as fortran, bytes() | list() as items):
             array.shape, array.type, array.fortran, array.items = shape, kind, bool(fortran), items
         case _:
-            raise Malformed("this is no state of a NumPy array")
+            raise MalformedError("this is no state of a NumPy array")
 
 
 def _set_type(target: PickledType, state: object) -> None:
@@ -207,7 +209,7 @@ def _set_type(target: PickledType, state: object) -> None:
         case (3, str() | bytes() as order, None, None, None, int(), int(), int()) if _name(order) in _ORDERS:
             target.order = _name(order)
         case _:
-            raise Malformed("this is no state of a plain NumPy type")
+            raise MalformedError("this is no state of a plain NumPy type")
 
 
 # ---------------------------------------------------------------------------------------------- from a note to an array
@@ -216,7 +218,8 @@ def _set_type(target: PickledType, state: object) -> None:
 class Rebuilder:
     """Makes arrays of the values of one pickle of `size` bytes.
 
-    All of them together take at most eight times as much as the pickle, however often it mentions one and the same.
+    All of them together, texts written out, take at most 16 MiB and eight times as much as the pickle, however often it
+    mentions one and the same.
     """
 
     def __init__(self, size: int) -> None:
@@ -225,44 +228,75 @@ class Rebuilder:
 
     def array(self, value: object) -> Array:
         """Give a new array of what a note says; also of a number, a text, or a flat list of one of them."""
-        if not isinstance(value, PickledArray):
-            return self._of_plain(value if isinstance(value, list) else [value], () if not isinstance(value, list) else None)
-        if id(value) not in self._built:
-            self._built[id(value)] = _rebuilt(value)
-        array = self._built[id(value)]
-        self._allowance.spend(array.nbytes + len(value.items))  # type: ignore[arg-type]  # bytes or list: it was rebuilt.
-        return array.copy(order="K")
+        if isinstance(value, PickledArray):
+            return self._of_note(value)
+        return self._of_plain(value, (len(value),)) if isinstance(value, list) else self._of_plain([value], ())
 
-    def _of_plain(self, items: list[Any], shape: tuple[int, ...] | None) -> Array:
-        shape = (len(items),) if shape is None else shape
-        self._allowance.spend(8 * len(items))
-        kinds = set(map(type, items))
-        if kinds <= {bool} or kinds <= {int} or kinds <= {float}:
-            array = np.array(items).reshape(shape)
-            if dtype_of(array) is not DType.STRING:
-                return array
-        return texts(_texts_of(items), shape)
+    def _of_note(self, note: PickledArray) -> Array:
+        array = self._built.get(id(note))
+        if array is None:
+            array = self._built[id(note)] = _rebuilt(note)
+        self._allowance.spend(array.nbytes + len(cast("bytes", note.items)) + _text_characters(array))
+        copied: Array = array.copy(order="K")
+        return copied
+
+    def _of_plain(self, items: list[Any], shape: tuple[int, ...]) -> Array:
+        if len(set(map(type, items))) == 1 and isinstance(items[0], int | float):
+            array: Array = np.array(items)
+            self._allowance.spend(array.nbytes)
+            if array.dtype.kind != "O":  # An int that no element type holds.
+                owned: Array = array.reshape(shape).copy()
+                return owned
+        array = texts(_texts_of(items), shape)
+        self._allowance.spend(array.nbytes + _text_characters(array))
+        return array
+
+
+def _text_characters(array: Array) -> int:
+    return sum(map(len, array.ravel("K").tolist())) if array.dtype.kind == "O" else 0
 
 
 def _rebuilt(array: PickledArray) -> Array:
     kind, shape = array.type, checked_shape(array.shape)
     if kind is None or not kind.order:
-        raise Malformed("an array whose state is missing")
+        raise MalformedError("an array whose state is missing")
     if kind.kind == "O" and isinstance(array.items, list):
         return texts(_texts_of(array.items), shape)  # Listed in C order, whatever the array's own was.
     if not isinstance(array.items, bytes) or kind.kind == "O":
-        raise Malformed("bytes belong to numbers and fixed-width text, a list to objects")
+        raise MalformedError("bytes belong to numbers and fixed-width text, a list to objects")
     if kind.kind in _CHARACTER_BYTES:
         return texts(_fixed_width_texts(array.items, kind, element_count(shape, 8)), shape, fortran=array.fortran)
     dtype = _NUMBERS.get(f"{kind.kind}{kind.width}")
     if dtype is None:
-        raise Malformed(f"{kind.kind}{kind.width} is no element type of test data")
+        raise MalformedError(f"{kind.kind}{kind.width} is no element type of test data")
     return numbers(array.items, dtype, shape, fortran=array.fortran, big_endian=_ORDERS[kind.order])
 
 
 def _texts_of(items: list[Any]) -> list[str]:
     other = next((item for item in items if type(item) not in (str, bytes)), None)
     if other is not None:
-        raise Malformed(f"an array of objects holds texts only, not a {type(other).__name__}")
-    decoded = {item: _text(item) for item in items if type(item) is bytes}  # Each once, however often it comes.
-    return [decoded[item] if type(item) is bytes else _checked_text(item) for item in items]
+        raise MalformedError(f"an array of objects holds texts only, not a {type(other).__name__}")
+    # Each once, however often the list mentions it: a short pickle can mention a long text very often.
+    decoded = {item: _text(item) for item in {item for item in items if type(item) is bytes}}
+    _check_encodable("".join({item for item in items if type(item) is str}))
+    return [decoded[item] if type(item) is bytes else item for item in items]
+
+
+def _check_encodable(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedError("a text that UTF-8 cannot hold") from error
+
+
+def _fixed_width_texts(raw: bytes, kind: PickledType, count: int) -> list[str]:
+    width = kind.width * _CHARACTER_BYTES[kind.kind]
+    if count * width != len(raw) or (count and not width):
+        raise MalformedError(f"{count} texts of {width} bytes each, {len(raw)} bytes are there")
+    if kind.kind == "S":
+        return [_text(raw[begin : begin + width].rstrip(b"\0")) for begin in range(0, len(raw), width or 1)]
+    try:
+        text = raw.decode("utf-32-be" if _ORDERS[kind.order] else "utf-32-le")
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"a text is no Unicode: {error.reason}") from error
+    return [text[begin : begin + kind.width].rstrip("\0") for begin in range(0, len(text), kind.width or 1)]

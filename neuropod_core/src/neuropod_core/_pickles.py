@@ -1,76 +1,34 @@
 """Reads the pickles in which the original tool kept test data, and runs nothing of them.
 
 A pickle is a program for a stack machine; what is dangerous about it are the functions that it names and calls. This
-interpreter knows the instructions below and no other, and `_CALLS` lists every name that a pickle may call. None of
-them is the function of that name: each makes a plain value, or an inert note of what an array would be made of, out of
-arguments whose types are checked. `Rebuilder` makes arrays of the notes afterwards, with every size checked against the
-bytes that are there.
+interpreter knows the instructions of `_BY_NAME` and no other, and calls nothing but the stand-ins of `CALLS`.
 
-Python 2 and 3, protocols 0 to 5, NumPy 1 and 2. Work and memory are bounded by the constants below and by the
-length of the pickle.
+Python 2 and 3, protocols 0 to 5, NumPy 1 and 2. Work and memory are bounded by the constants below and by the length of
+the pickle: no instruction takes longer than the bytes that it consumes.
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-import numpy as np
+from neuropod_core._elements import MalformedError
+from neuropod_core._pickled_arrays import CALLS, Allowance, Name, admitted, filled, set_state
 
-from neuropod_core._elements import Malformed, Raw, checked_shape, element_count, numbers, texts
-from neuropod_core.backend import Array
-from neuropod_core.dtypes import DType
-from neuropod_core.errors import NeuropodError, shown
-from neuropod_core.tensors import dtype_of
+__all__ = ["load"]
 
-__all__ = ["PickledArray", "Rebuilder", "load"]
-
-_MOST_STEPS = 1_000_000
+_MOST_STEPS = 500_000
 _MOST_CONTAINERS = 50_000
 _MOST_MARKS = 64
 _LONGEST_LINE = 64
 _LONGEST_INTEGER_BYTES = 9  # 2**64 - 1 with its sign
 _NEWEST_PROTOCOL = 5
-_MOST_COPIES = 8
-_SMALL = 2**16
 
-_ESCAPE = re.compile(rb"\\(x[0-9A-Fa-f]{2}|[\\'\"abfnrtv]|)", re.DOTALL)
-_ESCAPED = {
-    b"\\": b"\\", b"'": b"'", b'"': b'"', b"a": b"\a", b"b": b"\b", b"f": b"\f",
-    b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v",
-}  # fmt: skip
-_TYPE = re.compile(r"([biufSU])([0-9]{1,9})\Z|(O)8?\Z")
-_DTYPE_STATE_ITEMS = 8
-
-
-class _Name(str):
-    """A name that the pickle mentioned; it stands for nothing but itself."""
-
-    __slots__ = ()
-
-
-class PickledType:
-    """A note of what a NumPy element type would be made of."""
-
-    __slots__ = ("kind", "order", "width")
-
-    def __init__(self, kind: str, width: int) -> None:
-        self.kind, self.width, self.order = kind, width, ""
-
-
-class PickledArray:
-    """A note of what an array would be made of: its shape, its element type, and the bytes (or objects) it holds."""
-
-    __slots__ = ("fortran", "items", "shape", "type")
-
-    def __init__(self) -> None:
-        self.type: PickledType | None = None
-        self.shape: object = None
-        self.items: object = None
-        self.fortran = False
+_ESCAPE = re.compile(rb"\\(?:x[0-9A-Fa-f]{2}|[\\'\"tnr])")  # What the repr of a str of Python 2 has.
 
 
 def load(data: bytes) -> object:
@@ -78,17 +36,17 @@ def load(data: bytes) -> object:
 
     Raises
     ------
-    Malformed
+    MalformedError
         If it is no such pickle; the message has the instruction and its place.
     """
     machine = _Machine(data)
     try:
         return machine.run()
-    except Malformed as error:
-        raise Malformed(f"{error} (at byte {machine.start} of the pickle, {machine.instruction})") from None
+    except MalformedError as error:
+        raise MalformedError(f"{error} (at byte {machine.start} of the pickle, {machine.instruction})") from None
     except Exception as error:  # The pickle is hostile: whatever it provokes is its fault and stays here.
         reason = type(error).__name__
-        raise Malformed(f"{reason} at byte {machine.start} of the pickle, {machine.instruction}") from error
+        raise MalformedError(f"{reason} at byte {machine.start} of the pickle, {machine.instruction}") from error
 
 
 class _Machine:
@@ -99,7 +57,8 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # The stacks under each mark.
         self.memo: dict[int, Any] = {}
-        self.steps = self.containers = self.encoded = self.start = 0
+        self.allowance = Allowance(len(data))
+        self.containers = self.start = 0
 
     @property
     def instruction(self) -> str:
@@ -109,44 +68,32 @@ class _Machine:
 
     def run(self) -> object:
         data, instructions = self.data, _INSTRUCTIONS
-        while True:
+        for _ in range(_MOST_STEPS):
             self.start = self.position
-            self.spend(1)
             if self.start >= len(data):
-                raise Malformed("the pickle ends before its STOP")
+                raise MalformedError("it ends before its STOP")
             found = instructions.get(data[self.start])
             if found is None:
-                raise Malformed("an instruction that is not admitted")
+                raise MalformedError("an instruction that is not admitted")
             self.position += 1
             if found[1] is None:
                 return self.result()
             found[1](self)
+        raise MalformedError(f"more than {_MOST_STEPS} steps")
 
     def result(self) -> object:
         if self.below or len(self.stack) != 1:
-            raise Malformed("the pickle stops with more or less than one value")
+            raise MalformedError("the pickle stops with more or less than one value")
         if self.position != len(self.data):
-            raise Malformed(f"{len(self.data) - self.position} bytes follow the end")
+            raise MalformedError(f"{len(self.data) - self.position} bytes follow the end")
         return self.stack.pop()
-
-    # The budget.
-
-    def spend(self, steps: int) -> None:
-        self.steps += steps
-        if self.steps > _MOST_STEPS:
-            raise Malformed(f"more than {_MOST_STEPS} steps")
-
-    def count_container(self) -> None:
-        self.containers += 1
-        if self.containers > _MOST_CONTAINERS:
-            raise Malformed(f"more than {_MOST_CONTAINERS} lists, tuples, dicts and calls")
 
     # What instructions are made of.
 
     def take(self, size: int) -> bytes:
         begin, self.position = self.position, self.position + size
         if self.position > len(self.data):
-            raise Malformed(f"{size} bytes are asked for, {len(self.data) - begin} are there")
+            raise MalformedError(f"{size} bytes are asked for, {len(self.data) - begin} are there")
         return self.data[begin : self.position]
 
     def take_number(self, width: int) -> int:
@@ -156,16 +103,16 @@ class _Machine:
         limit = len(self.data) if longest is None else self.position + longest + 1
         end = self.data.find(b"\n", self.position, limit)
         if end < 0:
-            raise Malformed("a line without an end" if longest is None else f"a line longer than {longest} bytes")
+            raise MalformedError("a line without an end" if longest is None else f"a line longer than {longest} bytes")
         begin, self.position = self.position, end + 1
         return self.data[begin:end]
 
-    def pop(self, kind: type | tuple[type, ...] = object) -> Any:
+    def pop(self, kind: type = object) -> Any:
         if not self.stack:
-            raise Malformed("nothing is on the stack")
+            raise MalformedError("nothing is on the stack")
         value = self.stack.pop()
         if not isinstance(value, kind):
-            raise Malformed(f"a {type(value).__name__} is not what belongs here")
+            raise MalformedError(f"a {type(value).__name__} is not what belongs here")
         return value
 
     def top(self, kind: type) -> Any:
@@ -175,18 +122,20 @@ class _Machine:
 
     def mark(self) -> None:
         if len(self.below) >= _MOST_MARKS:
-            raise Malformed(f"more than {_MOST_MARKS} containers open at once")
+            raise MalformedError(f"more than {_MOST_MARKS} containers open at once")
         self.below.append(self.stack)
         self.stack = []
 
     def pop_to_mark(self) -> list[Any]:
         if not self.below:
-            raise Malformed("there is no mark")
+            raise MalformedError("there is no mark")
         items, self.stack = self.stack, self.below.pop()
         return items
 
     def push_container(self, container: object) -> None:
-        self.count_container()
+        self.containers += 1
+        if self.containers > _MOST_CONTAINERS:
+            raise MalformedError(f"more than {_MOST_CONTAINERS} lists, tuples, dicts and calls")
         self.stack.append(container)
 
 
@@ -202,7 +151,7 @@ def _push(read: Callable[[_Machine], object]) -> Callable[[_Machine], None]:
     return instruction
 
 
-def _constant(value: object) -> Callable[[_Machine], None]:
+def _constant(*, value: object) -> Callable[[_Machine], None]:
     return _push(lambda _: value)
 
 
@@ -216,13 +165,13 @@ def _integer_line(machine: _Machine) -> int | bool:
 def _long(machine: _Machine, width: int) -> int:
     size = machine.take_number(width)
     if size > _LONGEST_INTEGER_BYTES:
-        raise Malformed(f"an int has at most {_LONGEST_INTEGER_BYTES} bytes, not {size}")
+        raise MalformedError(f"an int has at most {_LONGEST_INTEGER_BYTES} bytes, not {size}")
     return int.from_bytes(machine.take(size), "little", signed=True)
 
 
 def _bounded(value: int) -> int:
     if value.bit_length() > 8 * _LONGEST_INTEGER_BYTES:
-        raise Malformed(f"an int has at most {_LONGEST_INTEGER_BYTES} bytes")
+        raise MalformedError(f"an int has at most {_LONGEST_INTEGER_BYTES} bytes")
     return value
 
 
@@ -230,15 +179,10 @@ def _quoted_line(machine: _Machine) -> bytes:
     line = machine.take_line(None).strip()
     quote = line[:1]
     if len(line) < 2 or quote not in (b"'", b'"') or line[-1:] != quote:  # noqa: PLR2004 - two quotes
-        raise Malformed("a string without quotes")
-    return _ESCAPE.sub(_unescaped, line[1:-1])
-
-
-def _unescaped(escape: re.Match[bytes]) -> bytes:
-    code = escape[1]
-    if not code:
-        raise Malformed("an escape that Python 2 never wrote")
-    return bytes.fromhex(code[1:].decode()) if code[:1] == b"x" else _ESCAPED[code]
+        raise MalformedError("a string without quotes")
+    if b"\\" in _ESCAPE.sub(b"", line[1:-1]):
+        raise MalformedError("an escape that Python 2 never wrote")
+    return codecs.escape_decode(line[1:-1])[0]
 
 
 def _sized(machine: _Machine, width: int) -> bytes:
@@ -256,13 +200,13 @@ def _double(machine: _Machine) -> float:
 def _check_protocol(machine: _Machine) -> None:
     protocol = machine.take_number(1)
     if protocol > _NEWEST_PROTOCOL:
-        raise Malformed(f"protocol {protocol} is newer than {_NEWEST_PROTOCOL}")
+        raise MalformedError(f"protocol {protocol} is newer than {_NEWEST_PROTOCOL}")
 
 
 def _check_frame(machine: _Machine) -> None:
     size, left = machine.take_number(8), len(machine.data) - machine.position
     if size > left:
-        raise Malformed(f"a frame of {size} bytes where {left} are left")
+        raise MalformedError(f"a frame of {size} bytes where {left} are left")
 
 
 # ---------------------------------------------------------------------------------------------- memo and containers
@@ -273,12 +217,14 @@ def _memoize(machine: _Machine) -> None:
 
 
 def _remember(machine: _Machine, index: int) -> None:
-    machine.memo[index] = machine.top(object)
+    if not machine.stack:
+        raise MalformedError("nothing is on the stack")
+    machine.memo[index] = machine.stack[-1]
 
 
 def _recall(machine: _Machine, index: int) -> None:
     if index not in machine.memo:
-        raise Malformed(f"nothing was remembered as {index}")
+        raise MalformedError(f"nothing was remembered as {index}")
     machine.stack.append(machine.memo[index])
 
 
@@ -297,7 +243,7 @@ def _marked_list(machine: _Machine) -> None:
 
 def _marked_dict(machine: _Machine) -> None:
     items = machine.pop_to_mark()
-    machine.push_container(_filled({}, items))
+    machine.push_container(filled({}, items))
 
 
 def _append(machine: _Machine) -> None:
@@ -312,82 +258,51 @@ def _appends(machine: _Machine) -> None:
 
 def _set_item(machine: _Machine) -> None:
     value, key = machine.pop(), machine.pop()
-    _filled(machine.top(dict), [key, value])
+    filled(machine.top(dict), [key, value])
 
 
 def _set_items(machine: _Machine) -> None:
     items = machine.pop_to_mark()
-    _filled(machine.top(dict), items)
-
-
-def _filled(target: dict[str, Any], items: list[Any]) -> dict[str, Any]:
-    """Put keys and values, in turn, into a dict; keys are texts, for the hash of nested tuples may take for ever."""
-    if len(items) % 2:
-        raise Malformed("a key without a value")
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        name = _text(key)
-        if name in target:
-            raise Malformed(f"the key {shown(name)} comes twice")
-        target[name] = value
-    return target
-
-
-def _text(value: object) -> str:
-    """Give a text, or the `str` of Python 2: UTF-8 if it can be, else Latin-1."""
-    if isinstance(value, str) and not isinstance(value, _Name):
-        return value
-    if not isinstance(value, bytes):
-        raise Malformed(f"a text belongs here, not a {type(value).__name__}")
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
+    filled(machine.top(dict), items)
 
 
 # ------------------------------------------------------------------------------------------------- names and calls
 
 
-def _global_lines(machine: _Machine) -> _Name:
+def _global_lines(machine: _Machine) -> Name:
     module, name = machine.take_line(), machine.take_line()
-    return _admitted(f"{module.decode()}.{name.decode()}")
+    return admitted(f"{module.decode()}.{name.decode()}")
 
 
-def _global_from_stack(machine: _Machine) -> _Name:
+def _global_from_stack(machine: _Machine) -> Name:
     name, module = machine.pop(str), machine.pop(str)
-    return _admitted(f"{module}.{name}")
-
-
-def _admitted(name: str) -> _Name:
-    if name != _NDARRAY and name not in _CALLS:
-        raise Malformed(f"{shown(name)} is not among the names that test data may use")
-    return _Name(name)
+    return admitted(f"{module}.{name}")
 
 
 def _reduce(machine: _Machine) -> None:
-    arguments, name = machine.pop(tuple), machine.pop(_Name)
-    call = _CALLS.get(name)
+    arguments, name = machine.pop(tuple), machine.pop(Name)
+    call = CALLS.get(name)
     if call is None:
-        raise Malformed(f"{name} is not called in test data")
+        raise MalformedError(f"{name} is not called in test data")
     try:
-        value = call(machine, *arguments)
+        value = call(machine.allowance, *arguments)
     except TypeError as error:
-        raise Malformed(f"{name} is not called with these {len(arguments)} arguments") from error
+        raise MalformedError(f"{name} is not called with these {len(arguments)} arguments") from error
     machine.push_container(value)
 
 
 def _build(machine: _Machine) -> None:
     state = machine.pop(tuple)
-    target = machine.top((PickledArray, PickledType))  # type: ignore[arg-type]  # isinstance takes both forms.
-    (_set_array if isinstance(target, PickledArray) else _set_type)(target, state)
+    set_state(machine.top(object), state)
 
 
 _BY_NAME: dict[str, tuple[bytes, Callable[[_Machine], None] | None]] = {
     "STOP": (b".", None),
     "PROTO": (b"\x80", _check_protocol),
     "FRAME": (b"\x95", _check_frame),
-    "NONE": (b"N", _constant(None)),
-    "NEWTRUE": (b"\x88", _constant(True)),
-    "NEWFALSE": (b"\x89", _constant(False)),
+    "NONE": (b"N", _constant(value=None)),
+    "NEWTRUE": (b"\x88", _constant(value=True)),
+    "NEWFALSE": (b"\x89", _constant(value=False)),
     "INT": (b"I", _push(_integer_line)),
     "LONG": (b"L", _push(_integer_line)),
     "BININT": (b"J", _push(lambda machine: int.from_bytes(machine.take(4), "little", signed=True))),
@@ -436,4 +351,3 @@ _BY_NAME: dict[str, tuple[bytes, Callable[[_Machine], None] | None]] = {
 }
 
 _INSTRUCTIONS = {code[0]: (name, operate) for name, (code, operate) in _BY_NAME.items()}
-

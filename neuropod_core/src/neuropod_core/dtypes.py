@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from enum import Enum
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -80,37 +81,27 @@ class DType(str, Enum):
     def _parse_through_numpy(cls, name: object) -> DType:
         # Only identifiers reach NumPy: its parser also takes records and sub-arrays of any size.
         if isinstance(name, np.dtype | type) or (isinstance(name, str) and _NAME.match(name)):
-            try:
+            with suppress(TypeError):
                 dtype = np.dtype(name)
-            except TypeError:
-                pass
-            else:
-                if dtype.kind in "UT" or dtype.kind == "O":
-                    return cls._parse_text_type(dtype, name)
+                if dtype.kind in "UT" or (dtype.kind == "O" and not isinstance(name, str)):
+                    return cls.STRING
                 if dtype.name in _BY_NAME:
                     return _BY_NAME[dtype.name]
         raise SpecError(f"{shown(name)} is no element type", remedy=f"use one of {', '.join(cls.__members__.values())}")
 
-    @classmethod
-    def _parse_text_type(cls, dtype: np.dtype[Any], name: object) -> DType:
-        if dtype.kind == "O" and name not in (object, np.dtype(object)):
-            raise SpecError(f"{shown(name)} is no element type", remedy="say 'string' for text")
-        return cls.STRING
-
 
 _BY_NAME: dict[object, DType] = {dtype.value: dtype for dtype in DType}
-_ITEM_BYTES = {
-    dtype: 0 if dtype is DType.STRING else int(re.sub(r"\D", "", dtype.value) or 8) // 8 for dtype in DType
-}
+_ITEM_BYTES = {dtype: 0 if dtype is DType.STRING else int(re.sub(r"\D", "", dtype.value) or 8) // 8 for dtype in DType}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _numpy_type(dtype: DType) -> np.dtype[Any]:
     if dtype is DType.STRING:
         return np.dtype(object)
     if dtype is DType.BFLOAT16:
         return _bfloat16()
-    return np.dtype(dtype.value)
+    plain: np.dtype[Any] = np.dtype(dtype.value)
+    return plain
 
 
 def _bfloat16() -> np.dtype[Any]:
@@ -120,4 +111,5 @@ def _bfloat16() -> np.dtype[Any]:
         raise SpecError(
             "bfloat16 needs the package ml_dtypes", remedy="run: pip install 'neuropod-core[bfloat16]'"
         ) from error
-    return np.dtype(ml_dtypes.bfloat16)
+    brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return brain

@@ -74,8 +74,9 @@ def shown(value: object) -> str:
 
 
 def sentence(what: str, at: str = "", remedy: str = "") -> str:
-    """Join the parts of a message: what is wrong, where, and what to do."""
-    return what + (f" - at {at}" if at else "") + (f"; {remedy}" if remedy else "")
+    """Join the parts of a message into one line: what is wrong, where, and what to do."""
+    whole = what + (f" - at {at}" if at else "") + (f"; {remedy}" if remedy else "")
+    return " ".join(line.strip() for line in whole.splitlines())
 
 
 class NeuropodError(Exception):
@@ -168,18 +169,22 @@ class BackendError(NeuropodError, RuntimeError):
 
 
 class BackendNotFoundError(BackendError):
-    """No installed plugin serves a platform.
+    """No installed plugin serves a platform, or not the one of `distribution`, where one was named.
 
-    `installed` lists the platforms that are served.
+    `installed` lists what there is instead: the platforms that are served, or the distributions that serve this one.
     """
 
-    def __init__(self, platform: str, installed: tuple[str, ...] = (), remedy: str = "") -> None:
-        Exception.__init__(self, platform, installed, remedy)
+    def __init__(
+        self, platform: str, installed: tuple[str, ...] = (), remedy: str = "", distribution: str = ""
+    ) -> None:
+        Exception.__init__(self, platform, installed, remedy, distribution)
         self.platform, self.installed, self.remedy = platform, tuple(installed), remedy
+        self.distribution = distribution
 
     def __str__(self) -> str:
         there = ", ".join(self.installed) or "none"
-        return sentence(f"no backend for platform {self.platform!r} (installed: {there})", remedy=self.remedy)
+        by = f" by {self.distribution!r}" if self.distribution else ""
+        return sentence(f"no backend{by} for platform {self.platform!r} (installed: {there})", remedy=self.remedy)
 
 
 class BackendConflictError(BackendError):

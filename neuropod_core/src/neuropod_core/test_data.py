@@ -11,7 +11,7 @@ tensor of its own name, one-dimensional ``U8``, with the UTF-8 of all its elemen
 ``offsets/input/NAME``, ``I64``, with the place where each element ends; the metadata says its shape.
 
 The bytes depend on the content alone. Reading one takes memory for the arrays and, for each text, what Python needs
-for a `str`: about seven times the size of the file at worst.
+for a `str`: at worst about twelve times the size of the file.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from neuropod_core import _pickles
-from neuropod_core._elements import Malformed, checked_shape, element_count, numbers, texts
+from neuropod_core._elements import MOST_DIMENSIONS, MalformedError, checked_shape, element_count, numbers, texts
+from neuropod_core._json import parse_object
+from neuropod_core._pickled_arrays import Rebuilder
+from neuropod_core._pickles import load
 from neuropod_core.backend import Array
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import PackageFormatError, PackagingError, shown
@@ -43,16 +45,25 @@ PICKLE_FILE_NAME = "test_data.pkl"
 
 _LONGEST_HEADER = 2**20
 _LONGEST_NAME = 256
-_LONGEST_INTEGER = 20
+_LARGEST_OFFSET = 2**62
 _LENGTH_BYTES = 8
 _ALIGNMENT = 8
 
 _CODES = {
     DType.BOOL: "BOOL",
+    DType.INT8: "I8",
+    DType.INT16: "I16",
+    DType.INT32: "I32",
+    DType.INT64: "I64",
+    DType.UINT8: "U8",
+    DType.UINT16: "U16",
+    DType.UINT32: "U32",
+    DType.UINT64: "U64",
+    DType.FLOAT16: "F16",
     DType.BFLOAT16: "BF16",
-    **{dtype: dtype.value.upper()[0] + dtype.value.strip("abcdefghijklmnopqrstuvwxyz") for dtype in DType
-       if dtype not in (DType.BOOL, DType.BFLOAT16, DType.STRING)},
-}  # fmt: skip
+    DType.FLOAT32: "F32",
+    DType.FLOAT64: "F64",
+}
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 _METADATA = "__metadata__"
 _OFFSETS = "offsets/"
@@ -75,15 +86,21 @@ class TestData:
     outputs: dict[str, Array]
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """A tensor as the header declares it, and its bytes."""
+class _Declared(NamedTuple):
+    """A tensor as the header declares it."""
 
     dtype: DType
     shape: tuple[int, ...]
     begin: int
     end: int
-    raw: memoryview = memoryview(b"")
+
+
+class _Stored(NamedTuple):
+    """A tensor with the bytes of its elements."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    raw: bytes | memoryview
 
     def array(self) -> Array:
         return numbers(self.raw, self.dtype, self.shape)
@@ -100,7 +117,7 @@ def encode(test_data: TestData) -> bytes:
     PackagingError
         If a tensor has a name or holds elements that a package cannot.
     """
-    tensors: dict[str, tuple[DType, tuple[int, ...], bytes]] = {}
+    tensors: dict[str, _Stored] = {}
     metadata: dict[str, str] = {}
     for side, arrays in (("input", test_data.inputs), ("output", test_data.outputs)):
         for name, array in arrays.items():
@@ -123,38 +140,44 @@ def _is_name(name: str) -> bool:
     return 0 < len(name) <= _LONGEST_NAME and name.isprintable()
 
 
-def _encoded_numbers(key: str, array: Array) -> tuple[DType, tuple[int, ...], bytes]:
+def _encoded_numbers(key: str, array: Array) -> _Stored:
     dtype = dtype_of(array)
+    if array.ndim > MOST_DIMENSIONS:
+        raise PackagingError(
+            f"a tensor has at most {MOST_DIMENSIONS} dimensions, not {array.ndim}", at=f"test data, {key}"
+        )
     if dtype is None:
         known = ", ".join(DType.__members__.values())
-        raise PackagingError(f"{describe(array)} is no element type of a package (known: {known})", at=f"test data, {key}")
+        raise PackagingError(
+            f"{describe(array)} is no element type of a package (known: {known})", at=f"test data, {key}"
+        )
     bits = np.ascontiguousarray(array, dtype.numpy).view(f"u{dtype.itemsize}")
-    return dtype, array.shape, bits.astype(f"<u{dtype.itemsize}").tobytes()
+    return _Stored(dtype, array.shape, bits.astype(f"<u{dtype.itemsize}").tobytes())
 
 
-def _encoded_texts(key: str, array: Array) -> tuple[tuple[DType, tuple[int, ...], bytes], ...]:
+def _encoded_texts(key: str, array: Array) -> tuple[_Stored, _Stored]:
     text = as_text(array)
     if text is None:
         raise PackagingError("not every element is a text that UTF-8 can hold", at=f"test data, {key}")
     items = [item.encode() for item in text.ravel().tolist()]
     ends = np.cumsum([len(item) for item in items], dtype="<i8")
     joined = b"".join(items)
-    return (DType.UINT8, (len(joined),), joined), (DType.INT64, ends.shape, ends.tobytes())
+    return _Stored(DType.UINT8, (len(joined),), joined), _Stored(DType.INT64, ends.shape, ends.tobytes())
 
 
-def _file_of(tensors: Mapping[str, tuple[DType, tuple[int, ...], bytes]], metadata: Mapping[str, str]) -> bytes:
+def _file_of(tensors: Mapping[str, _Stored], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {_METADATA: dict(sorted(metadata.items()))} if metadata else {}
     # Widest elements first, so that each tensor is aligned in the file.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1][0].itemsize, item[0]))
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     end = 0
-    for key, (dtype, shape, raw) in ordered:
-        begin, end = end, end + len(raw)
-        header[key] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    for key, tensor in ordered:
+        begin, end = end, end + len(tensor.raw)
+        header[key] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     if len(text) > _LONGEST_HEADER:
         raise PackagingError(f"a header has at most {_LONGEST_HEADER} bytes, not {len(text)}", at="test data")
-    return b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, *(raw for _, (_, _, raw) in ordered)])
+    return b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, *(tensor.raw for _, tensor in ordered)])
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -167,9 +190,11 @@ def decode(data: bytes | memoryview, at: str) -> TestData:
     ------
     PackageFormatError
         If it is not what it should be: nothing that it says is believed.
+    PackageLimitError
+        If its header is nested too deeply.
     """
     with _located(at):
-        header, buffer = _parts(memoryview(data).cast("B"))
+        header, buffer = _parts(memoryview(data).cast("B"), at)
         metadata = _metadata(header.pop(_METADATA, {}))
         stored = _tiled({key: _declared(key, entry, at) for key, entry in header.items()}, buffer)
     return _assembled(stored, metadata, at)
@@ -179,103 +204,70 @@ def decode(data: bytes | memoryview, at: str) -> TestData:
 def _located(at: str, key: str | None = None) -> Iterator[None]:
     try:
         yield
-    except Malformed as error:
+    except MalformedError as error:
         raise PackageFormatError(str(error), at=at if key is None else f"{at}, {shown(key)}") from None
 
 
-def _parts(data: memoryview) -> tuple[dict[str, Any], memoryview]:
+def _parts(data: memoryview, at: str) -> tuple[dict[str, Any], memoryview]:
     if len(data) < _LENGTH_BYTES:
-        raise Malformed(f"a safetensors file has at least {_LENGTH_BYTES} bytes, not {len(data)}")
+        raise MalformedError(f"a safetensors file has at least {_LENGTH_BYTES} bytes, not {len(data)}")
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     rest = data[_LENGTH_BYTES:]
     if length > min(len(rest), _LONGEST_HEADER):
-        raise Malformed(f"the header claims {length} bytes, {len(rest)} follow and at most {_LONGEST_HEADER} are read")
-    return _parsed(bytes(rest[:length])), rest[length:]
-
-
-def _parsed(text: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(
-            text.decode(),
-            object_pairs_hook=_without_duplicates,
-            parse_int=_bounded_integer,
-            parse_constant=_no_constant,
+        raise MalformedError(
+            f"the header claims {length} bytes, {len(rest)} follow and at most {_LONGEST_HEADER} are read"
         )
-    except Malformed:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"the header is no JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise Malformed(f"the header is a JSON object, not a {type(header).__name__}")
-    return header
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise Malformed("a key comes twice in one object of the header")
-    return found
-
-
-def _bounded_integer(text: str) -> int:
-    if len(text) > _LONGEST_INTEGER:
-        raise Malformed(f"a number in the header has at most {_LONGEST_INTEGER} digits, not {len(text)}")
-    return int(text)
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise Malformed(f"{text} is no JSON")
+    return parse_object(bytes(rest[:length]), f"{at}, header"), rest[length:]
 
 
 def _metadata(metadata: object) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise Malformed(f"{_METADATA} is an object of texts")
+        raise MalformedError(f"{_METADATA} is an object of texts")
     return metadata
 
 
-def _declared(key: str, entry: object, at: str) -> _Stored:
+def _declared(key: str, entry: object, at: str) -> _Declared:
     with _located(at, key):
         side, _, name = key.removeprefix(_OFFSETS).partition("/")
         if side not in ("input", "output") or not _is_name(name):
-            raise Malformed("a tensor is named input/NAME or output/NAME, its name is printable")
+            raise MalformedError("a tensor is named input/NAME or output/NAME, its name is printable")
         if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise Malformed("a tensor is an object with the keys dtype, shape and data_offsets")
+            raise MalformedError("a tensor is an object with the keys dtype, shape and data_offsets")
         begin, end = _bounds(entry["data_offsets"])
-        return _Stored(_element_type(entry["dtype"]), checked_shape(entry["shape"]), begin, end)
+        return _Declared(_element_type(entry["dtype"]), checked_shape(entry["shape"]), begin, end)
 
 
 def _element_type(code: object) -> DType:
     if not isinstance(code, str) or code not in _DTYPES:
-        raise Malformed(f"an element type is one of {', '.join(_DTYPES)}, not {_briefly(code)}")
+        raise MalformedError(f"an element type is one of {', '.join(_DTYPES)}, not {_briefly(code)}")
     return _DTYPES[code]
 
 
 def _bounds(offsets: object) -> tuple[int, int]:
     match offsets:
-        case [int(begin), int(end)] if not isinstance(begin, bool) and not isinstance(end, bool) and 0 <= begin <= end:
+        case [int(begin), int(end)] if type(begin) is type(end) is int and 0 <= begin <= end < _LARGEST_OFFSET:
             return begin, end
-    raise Malformed(f"data_offsets are two ints, the first not above the second, not {_briefly(offsets)}")
+    raise MalformedError(f"data_offsets are two ints, neither negative nor falling, not {_briefly(offsets)}")
 
 
 def _briefly(value: object) -> str:
-    """Show a scalar, name the type of anything that may be large."""
-    return f"a {type(value).__name__}" if isinstance(value, list | dict) else shown(value)
+    """Show a scalar or a pair of scalars, name the type of anything that may be large."""
+    small = not isinstance(value, dict) and (not isinstance(value, list) or len(value) <= len(("begin", "end")))
+    return shown(value) if small else f"a {type(value).__name__}"
 
 
-def _tiled(declared: Mapping[str, _Stored], buffer: memoryview) -> dict[str, _Stored]:
+def _tiled(declared: Mapping[str, _Declared], buffer: memoryview) -> dict[str, _Stored]:
     """Give each tensor its bytes; together they cover the buffer, each byte once."""
     filled = 0
     stored: dict[str, _Stored] = {}
     for key, tensor in sorted(declared.items(), key=lambda item: (item[1].begin, item[1].end)):
         if tensor.begin != filled or tensor.end > len(buffer):
-            raise Malformed(
-                f"{shown(key)} lies at bytes {tensor.begin} to {tensor.end}, expected from {filled} and within {len(buffer)}"
-            )
+            place = f"{shown(key)} lies at bytes {tensor.begin} to {tensor.end}"
+            raise MalformedError(f"{place}, expected from {filled} and within {len(buffer)}")
         filled = tensor.end
-        raw = buffer[tensor.begin : tensor.end]
-        stored[key] = _Stored(tensor.dtype, tensor.shape, tensor.begin, tensor.end, raw)
+        stored[key] = _Stored(tensor.dtype, tensor.shape, buffer[tensor.begin : tensor.end])
     if filled != len(buffer):
-        raise Malformed(f"the tensors end at byte {filled}, the file at byte {len(buffer)}")
+        raise MalformedError(f"the tensors end at byte {filled}, the file at byte {len(buffer)}")
     return stored
 
 
@@ -286,6 +278,8 @@ def _assembled(stored: dict[str, _Stored], metadata: Mapping[str, str], at: str)
         side, _, name = key.partition("/")
         with _located(at, key):
             ends = offsets.pop(_OFFSETS + key, None)
+            if ends is None and key in metadata:
+                raise MalformedError("strings without their offsets")
             sides[side][name] = tensor.array() if ends is None else _texts(tensor, ends, metadata.get(key, ""))
     if offsets:
         raise PackageFormatError(f"{shown(next(iter(offsets)))} belongs to no tensor", at=at)
@@ -295,23 +289,30 @@ def _assembled(stored: dict[str, _Stored], metadata: Mapping[str, str], at: str)
 def _texts(tensor: _Stored, offsets: _Stored, notation: str) -> Array:
     shape = _text_shape(notation)
     if (tensor.dtype, tensor.shape) != (DType.UINT8, (len(tensor.raw),)):
-        raise Malformed("the bytes of strings are one-dimensional U8")
+        raise MalformedError("the bytes of strings are one-dimensional U8")
     if (offsets.dtype, offsets.shape) != (DType.INT64, (element_count(shape, 1),)):
-        raise Malformed(f"string{list(shape)} has {math.prod(shape)} offsets of I64, not {_notation(offsets)}")
-    ends = offsets.array().tolist()
-    begins = [0, *ends[:-1]] if ends else []
-    if any(begin > end for begin, end in zip(begins, ends, strict=True)) or (ends[-1] if ends else 0) != len(tensor.raw):
-        raise Malformed(f"the offsets of strings rise from 0 to {len(tensor.raw)}")
-    try:
-        return texts([str(tensor.raw[a:b], "utf-8") for a, b in zip(begins, ends, strict=True)], shape)
-    except UnicodeDecodeError as error:
-        raise Malformed(f"a string is no UTF-8: {error.reason}") from error
+        raise MalformedError(f"string{list(shape)} has {math.prod(shape)} offsets of I64, not {_notation(offsets)}")
+    ends = offsets.array()
+    begins = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
+    if (begins > ends).any() or int(ends[-1] if ends.size else 0) != len(tensor.raw):
+        raise MalformedError(f"the offsets of strings rise from 0 to {len(tensor.raw)}")
+    return texts(list(_decoded(tensor.raw, ends.tolist())), shape)
+
+
+def _decoded(raw: bytes | memoryview, ends: list[int]) -> Iterator[str]:
+    begin = 0
+    for end in ends:
+        try:
+            yield str(raw[begin:end], "utf-8")
+        except UnicodeDecodeError as error:
+            raise MalformedError(f"a string is no UTF-8: {error.reason}") from error
+        begin = end
 
 
 def _text_shape(notation: str) -> tuple[int, ...]:
     found = _TEXT_SHAPE.match(notation)
     if found is None:
-        raise Malformed(f"the metadata of strings is like 'string[2, 3]', not {shown(notation)}")
+        raise MalformedError(f"the metadata of strings is like 'string[2, 3]', not {shown(notation)}")
     return checked_shape([int(length) for length in found[1].split(", ")] if found[1] else [])
 
 
@@ -331,14 +332,14 @@ def decode_pickle(data: bytes, at: str) -> TestData:
         If it holds anything but the arrays of ``{"test_input": {...}, "test_output": {...}}``.
     """
     with _located(at):
-        content = _pickles.load(data)
+        content = load(data)
         if not isinstance(content, dict) or set(content) != {"test_input", "test_output"}:
-            raise Malformed("test data is a dict with the keys 'test_input' and 'test_output'")
-        rebuilder = _pickles.Rebuilder(len(data))
+            raise MalformedError("test data is a dict with the keys 'test_input' and 'test_output'")
+        rebuilder = Rebuilder(len(data))
     return TestData(*(_rebuilt(content[side], rebuilder, f"{at}, {side}") for side in ("test_input", "test_output")))
 
 
-def _rebuilt(arrays: object, rebuilder: _pickles.Rebuilder, at: str) -> dict[str, Array]:
+def _rebuilt(arrays: object, rebuilder: Rebuilder, at: str) -> dict[str, Array]:
     if arrays is None:
         return {}
     if not isinstance(arrays, dict):
@@ -347,6 +348,6 @@ def _rebuilt(arrays: object, rebuilder: _pickles.Rebuilder, at: str) -> dict[str
     for name, value in arrays.items():
         with _located(at, name):
             if not _is_name(name):
-                raise Malformed("the name of a tensor is printable")
+                raise MalformedError("the name of a tensor is printable")
             rebuilt[name] = rebuilder.array(value)
     return rebuilt

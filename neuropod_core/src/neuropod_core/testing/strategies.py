@@ -59,7 +59,7 @@ def tensors_for(draw: st.DrawFn, specs: tuple[TensorSpec, ...]) -> Tensors:
 
 
 def _laid_out(array: Array, layout: str, frozen: bool) -> Array:  # noqa: FBT001 - drawn by position
-    made: dict[str, Any] = {"C": lambda: array, "F": lambda: np.asfortranarray(array)}
+    made: dict[str, Any] = {"C": lambda: array, "F": lambda: np.array(array, order="F")}
     made |= {"strided": lambda: strided(array), "reversed": lambda: reversed_view(array)}
     result: Array = made[layout]()
     result.flags.writeable = not frozen

@@ -1,0 +1,43 @@
+"""The conformance suite on a backend of pure NumPy: what it asks can be had."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuropod_core import Problem
+from neuropod_core.packaging import new_package
+from neuropod_core.testing import BackendTests, StandardModel, WriteModel
+
+
+class TestCalc(BackendTests):
+    platform = "calc"
+    known_gaps = {"test_descriptor_imports_no_framework": "the plugin is registered in this process only"}
+
+    @pytest.fixture(autouse=True)
+    def registered(self, calc: Any) -> Iterator[None]:
+        del calc
+        return
+
+    @pytest.fixture
+    def write_model(self) -> WriteModel:
+        def write(model: StandardModel, problem: Problem, path: Path) -> None:
+            with new_package("calc", neuropod_path=path, model_name=model.value, problem=problem) as new:
+                (new.folder / "data").mkdir()
+                (new.folder / "data" / "model.json").write_text(json.dumps({"function": model.value}))
+
+        return write
+
+
+def test_a_gap_that_names_no_check_is_refused() -> None:
+    with pytest.raises(TypeError, match="names 'test_nothing', which is no check"):
+        type("Wrong", (BackendTests,), {"known_gaps": {"test_nothing": "because"}})
+
+
+def test_an_overridden_check_is_refused() -> None:
+    with pytest.raises(TypeError, match="overrides 'test_less_trust_is_refused'"):
+        type("Wrong", (BackendTests,), {"test_less_trust_is_refused": lambda self: None})
