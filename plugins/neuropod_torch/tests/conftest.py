@@ -21,7 +21,7 @@ Opened = Callable[..., Any]
 
 
 class Holder(torch.nn.Module):
-    """What modules of the tests keep: a weight, a buffer, attributes, containers, layers."""
+    """What modules of the tests keep: a weight, a buffer, attributes, containers, and the `LAYERS` that they name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,13 +32,16 @@ class Holder(torch.nn.Module):
         self.history = [torch.zeros(3, 4)]
         self.sizes = [[0]]
         self.table = {"t": torch.ones(3, 4)}
-        self.linear = torch.nn.Linear(4, 4)
-        self.norm = torch.nn.BatchNorm1d(4)
-        self.instance = torch.nn.InstanceNorm1d(4, track_running_stats=True)
-        self.drop = torch.nn.Dropout(0.5)
-        self.drop_in_place = torch.nn.Dropout(0.5, inplace=True)
-        self.lstm = torch.nn.LSTM(4, 4)
-        self.unseen = torch.nn.Identity()
+
+
+LAYERS = {
+    "linear": lambda: torch.nn.Linear(4, 4),
+    "norm": lambda: torch.nn.BatchNorm1d(4),
+    "drop": lambda: torch.nn.Dropout(0.5),
+    "drop_in_place": lambda: torch.nn.Dropout(0.5, inplace=True),
+    "lstm": lambda: torch.nn.LSTM(4, 4),
+    "unseen": torch.nn.Identity,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +105,10 @@ def scripted(module: Any) -> Any:
     """Script a module; a text is the ``forward`` of a `Holder`."""
     if not isinstance(module, str):
         return module if isinstance(module, torch.jit.ScriptModule) else torch.jit.script(module)
-    script = torch.jit.script(type("Holder", (Holder,), {})())  # a class of its own: a type has one `forward`
+    holder = type("Holder", (Holder,), {})()  # a class of its own: a type has one `forward`
+    for name, layer in LAYERS.items():
+        if f"self.{name}(" in module:
+            holder.add_module(name, layer())
+    script = torch.jit.script(holder)
     script.define(module)
     return script

@@ -234,43 +234,78 @@ def check(executor: Any, expected: list[np.ndarray[Any, Any]]) -> None:
 
 @case(PURE)
 def test_pure_module_keeps_apart_from_the_caller(body: str, saved: Any, by_hand: Any, opened: Any) -> None:
-    folder = saved(forward(body))
-    expected = results(by_hand(folder), 5)
-    executor = opened(folder, ["x: float32[3, 4]"], {"y": expected_spec(expected)})
+    frozen, unfrozen, expected = both(body, saved, by_hand, opened)
 
-    assert not executor.stateful
-    assert executor.thread_safe
-    check(executor, expected)
+    assert not frozen.stateful
+    assert frozen.thread_safe
+    check(frozen, expected)
+    check(unfrozen, expected)
 
 
 @case(WRITING)
 def test_writing_module_gets_copies(body: str, saved: Any, by_hand: Any, opened: Any) -> None:
-    folder = saved(forward(body))
-    expected = results(by_hand(folder), 5)
-    executor = opened(folder, ["x: float32[3, 4]"], {"y": expected_spec(expected)})
+    frozen, unfrozen, expected = both(body, saved, by_hand, opened)
 
-    check(executor, expected)
+    check(frozen, expected)
+    check(unfrozen, expected)
 
 
 @case(STATEFUL)
 def test_stateful_module_keeps_its_state_to_itself(body: str, saved: Any, by_hand: Any, opened: Any) -> None:
+    frozen, unfrozen, expected = both(body, saved, by_hand, opened)
+
+    assert frozen.stateful
+    assert not frozen.thread_safe
+    check(frozen, expected)
+    check(unfrozen, expected)
+
+
+PAIRS = {
+    "twice": "y = torch.relu(x)\n    return (y, y)",
+    "view_and_whole": "y = torch.relu(x)\n    return (y, y[1:])",
+    "equal_expressions": "return (torch.relu(x), torch.relu(x))",
+    "input_and_new": "return (x, x * 2)",
+    "input_twice": "return (x, x.t())",
+    "chunks": "a, b = torch.chunk(x * 2, 2, 1)\n    return (a, b)",
+    "both_of_lstm": "y, h = self.lstm(x.unsqueeze(1))\n    return (y, h[0])",
+    "values_and_indices": "a, b = torch.topk(x, 2)\n    return (a, b.float())",
+    "in_place_later": "y = torch.relu(x)\n    z = y.t()\n    z.add_(1)\n    return (y, z)",
+    "branch": "y = torch.relu(x)\n    z = y if x.size(0) > 0 else x\n    return (y, z)",
+}
+
+
+@case(PAIRS)
+def test_results_of_one_call_share_nothing_with_each_other(body: str, saved: Any, by_hand: Any, opened: Any) -> None:
+    lines = body.replace("return (", "pair = (") + "\n    return {'a': pair[0], 'b': pair[1]}"
+    folder = saved(f"def forward(self, x: Tensor) -> Dict[str, Tensor]:\n    {lines}\n")
+    executor = opened(folder, ["x: float32[3, 4]"], {"a": "float32[?, ?]", "b": "float32[?, ?]"})
+    for step in range(4):
+        x = fresh_input(step)
+        with torch.no_grad():
+            wanted = {name: value.clone() for name, value in by_hand(folder)(torch.from_numpy(x.copy())).items()}
+
+        got = executor.infer({"x": x})
+
+        for name in ("a", "b"):
+            np.testing.assert_allclose(got[name], wanted[name].numpy(), rtol=1e-6)
+            assert not np.shares_memory(got[name], x)
+        assert not np.shares_memory(got["a"], got["b"])
+
+
+PROVEN = ("linear", "relu", "norm", "in_place_relu_after_norm", "matmul", "softmax", "mean", "cat_some", "topk")
+
+
+@pytest.mark.parametrize("name", PROVEN)
+def test_ordinary_modules_pay_nothing(name: str, opened: Any) -> None:
+    executor = opened(forward(PURE[name]), ["x: float32[3, 4]"], {"y": "float32[...]".replace("...", "?")})
+
+    assert executor.description["outputs_copied"] == []
+    assert executor.description["inputs_copied"] is False
+
+
+def both(body: str, saved: Any, by_hand: Any, opened: Any) -> tuple[Any, Any, list[np.ndarray[Any, Any]]]:
+    """Open one module with and without freezing, and say what it gives by hand."""
     folder = saved(forward(body))
     expected = results(by_hand(folder), 5)
-    executor = opened(folder, ["x: float32[3, 4]"], {"y": expected_spec(expected)})
-
-    assert executor.stateful
-    assert not executor.thread_safe
-    check(executor, expected)
-
-
-@case({**PURE, **WRITING, **STATEFUL})
-def test_unfrozen_module_keeps_apart_too(body: str, saved: Any, by_hand: Any, opened: Any) -> None:
-    folder = saved(forward(body))
-    expected = results(by_hand(folder), 3)
-    executor = opened(folder, ["x: float32[3, 4]"], {"y": expected_spec(expected)}, freeze=False)
-
-    check(executor, expected)
-
-
-def expected_spec(expected: list[np.ndarray[Any, Any]]) -> str:
-    return f"float32[{', '.join('?' for _ in expected[0].shape)}]"
+    specs = (["x: float32[3, 4]"], {"y": f"float32[{', '.join('?' for _ in expected[0].shape)}]"})
+    return opened(folder, *specs), opened(folder, *specs, freeze=False), expected
