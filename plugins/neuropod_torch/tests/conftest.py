@@ -49,8 +49,6 @@ def _repeatable() -> None:
     torch.manual_seed(7)
 
 
-
-
 @pytest.fixture
 def saved(tmp_path: Path) -> Callable[[Any], Path]:
     """Save a module (a source of ``forward``, or a module) as ``0/data/model.pt``; gives the folder."""
@@ -64,6 +62,12 @@ def saved(tmp_path: Path) -> Callable[[Any], Path]:
         return folder
 
     return save
+
+
+@pytest.fixture
+def announced() -> Any:
+    """Give `without_announcements`: test files are no package and cannot import it."""
+    return without_announcements
 
 
 @pytest.fixture

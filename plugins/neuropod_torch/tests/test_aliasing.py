@@ -76,7 +76,7 @@ PURE = {
     "loop_some": "y = x\n    for i in range(x.size(0)):\n        y = y * 2\n    return y",
     "while": "y = x\n    while bool(y.sum() < -1e9):\n        y = y + 100\n    return y",
     "loop_state": "h = torch.zeros(4)\n    for i in range(x.size(0)):\n        h = torch.tanh(x[i] + h)\n    return h",
-    "optional": "o: Optional[Tensor] = None\n    if x.size(0) > 0:\n        o = x\n    return x * 2 if o is None else o",
+    "optional": "o: Optional[Tensor] = None\n    if x.dim() > 0:\n        o = x\n    return x * 2 if o is None else o",
     "weight": "return self.weight",
     "buffer_view": "return self.buffer[1:]",
     "buffer_or_input": "return x if x.size(0) > 9 else self.buffer",
@@ -156,7 +156,8 @@ WRITING = {
     "loop_carried": "y = torch.zeros(3, 4)\n    for i in range(2):\n        y.add_(1)\n        y = x\n    return y + 1",
     "optional": "o: Optional[Tensor] = x\n    if o is not None:\n        o.add_(1)\n    return x + 1",
     "relu": "return torch.nn.functional.relu(x, inplace=True) + 1",
-    "batch_norm_as_statistics": "torch.batch_norm(torch.ones(2, 4), None, None, x[0], x[1], True, 0.5, 1e-5, False)\n    return x + 1",
+    "batch_norm_as_statistics": "torch.batch_norm(torch.ones(2, 4), None, None, x[0], x[1], True, 0.5, 1e-5, False)\n"
+    "    return x + 1",
     "set": "y = torch.zeros(3, 4)\n    y.set_(x)\n    y.add_(1)\n    return y",
     "resize": "x.resize_(2, 2)\n    return x + 1",
     "uniform": "x.uniform_(0.0, 0.0)\n    return x + 1",

@@ -11,6 +11,7 @@ from neuropod_core.errors import InferenceError, ModelLoadError, NeuropodError, 
 __all__ = ["inference_error", "load_error", "reason"]
 
 _LONGEST_REASON = 300
+_RAISED = re.compile(r"(?:RuntimeError|torch\.jit\.Error|builtins\.\w+): ")
 
 _LOAD_REMEDIES = (
     ("Legacy model format", "torch before 1.4 wrote it: save it again in a torch from 1.4 to 1.13, package that file"),
@@ -25,7 +26,7 @@ def reason(error: BaseException) -> str:
     """Give the part of a message of torch that says what went wrong: no stack of TorchScript or C++, one line."""
     lines = [line.strip() for line in _without_stack(str(error)).splitlines()]
     said = [line for line in lines if line and not _is_source_position(line)]
-    text = " ".join(said[-2:] if _is_torchscript(error, str(error)) else said[:2]) or type(error).__name__
+    text = " ".join(_raised(said) or said[:2]) or type(error).__name__
     return text if len(text) <= _LONGEST_REASON else f"{text[: _LONGEST_REASON - 3]}..."
 
 
@@ -48,8 +49,13 @@ def load_error(error: Exception, at: str) -> NeuropodError:
     return ModelLoadError(f"torch {torch.__version__} cannot open the model: {reason(error)}", at, remedy)
 
 
-def _is_torchscript(error: BaseException, text: str) -> bool:
-    return isinstance(error, torch.jit.Error) or "TorchScript interpreter" in text
+def _raised(lines: list[str]) -> list[str]:
+    """Give what the last exception of a stack of TorchScript says; nothing if there is no such stack."""
+    starts = [index for index, line in enumerate(lines) if _RAISED.match(line)]
+    if not starts:
+        return []
+    first, *more = lines[starts[-1] :]
+    return [_RAISED.sub("", first), *more[:1]]
 
 
 def _without_stack(text: str) -> str:

@@ -116,22 +116,36 @@ def _paths(module: Any, returned: Any, problem: Problem) -> dict[str, str]:
 
 def _all_paths(module: Any, returned: Any, wanted: list[str]) -> dict[str, str] | None:
     """Give where each output lies; nothing where only a call tells; None where no call can return them."""
+    if returned.kind() == "DictType" and not _is_output(returned.getValueType()):
+        return None
+    if _may_be_none(returned) or returned.kind() in ("AnyType", "UnionType"):
+        return {}
+    if returned.kind() in ("DictType", "TupleType"):
+        return _paths_in_parts(module, returned)
+    return {wanted[0]: "r"} if _is_output(returned) and len(wanted) == 1 else None
+
+
+def _paths_in_parts(module: Any, returned: Any) -> dict[str, str] | None:
     if returned.kind() == "DictType":
         return _paths_in_dicts(module, ["r"])
     if fields := _fields(returned):
         return {name: f"r.{name}" for name in fields}
-    if returned.kind() == "TupleType":
-        elements = returned.elements()
-        if not all(element.kind() == "DictType" for element in elements):
-            return None
-        return _paths_in_dicts(module, [f"r[{index}]" for index in range(len(elements))])
-    if returned.kind() == "TensorType" or returned.annotation_str == "List[str]":
-        return {wanted[0]: "r"} if len(wanted) == 1 else None
-    return {} if returned.kind() in ("AnyType", "UnionType", "OptionalType") else None
+    elements = returned.elements()
+    if not all(element.kind() == "DictType" for element in elements):
+        return None
+    return _paths_in_dicts(module, [f"r[{index}]" for index in range(len(elements))])
+
+
+def _is_output(kind: Any) -> bool:
+    return kind.kind() in ("TensorType", "AnyType", "UnionType", "OptionalType") or kind.annotation_str == "List[str]"
+
+
+def _may_be_none(returned: Any) -> bool:
+    return returned.kind() == "OptionalType" or any(map(_may_be_none, returned.containedTypes()))
 
 
 def _fields(returned: Any) -> list[str]:
-    text = returned.str() if returned.kind() == "TupleType" else ""
+    text = returned.str()
     fields = re.findall(r"(?:\A\w+\(|, )(\w+) : ", text) if text.startswith("NamedTuple(") else []
     return fields if fields and len(fields) == len(returned.elements()) else []
 

@@ -23,10 +23,9 @@ def lent(array: Array) -> torch.Tensor:
     """Give a tensor over the memory of `array` where torch can have it, else over a copy. Must not be written."""
     if array.dtype.name == "bfloat16":
         return lent(array.view(np.int16)).view(torch.bfloat16)
-    flags = array.flags
-    if not (flags.carray or flags.farray) and not _is_strided_for_torch(array):
+    if not _is_strided_for_torch(array):
         return copied(array)
-    if not flags.writeable:
+    if not array.flags.writeable:
         return copied(array) if array.nbytes <= _SMALL_BYTES else torch.from_numpy(_writeable_alias(array))
     return torch.from_numpy(array)
 

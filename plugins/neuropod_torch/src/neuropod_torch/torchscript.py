@@ -94,7 +94,7 @@ class TorchScriptExecutor(Executor):
         return self._general(inputs)
 
     def _recovered(self, inputs: Tensors, error: Exception) -> Tensors:
-        """Repeat a call that left inputs out, or returned what is no plain tensor; translate every other error."""
+        """Repeat a call that left inputs out, or had what is no plain array or tensor; translate every other error."""
         if isinstance(error, KeyError) or (self._may_repeat and _is_about_numpy(error)):
             return TorchScriptExecutor.infer(self, inputs)
         raise inference_error(error) from error
@@ -129,7 +129,7 @@ def _outputs(problem: Problem, program: Program, device: torch.device) -> list[t
 
 
 def _is_about_numpy(error: Exception) -> bool:
-    return isinstance(error, TypeError) or "numpy()" in str(error)
+    return isinstance(error, TypeError | ValueError) or "numpy()" in str(error)
 
 
 def _description(program: Program, problem: Problem, device: torch.device) -> dict[str, object]:
