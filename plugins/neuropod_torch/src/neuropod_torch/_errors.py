@@ -34,7 +34,7 @@ def inference_error(error: Exception) -> NeuropodError:
     """Translate what one call raised."""
     if isinstance(error, NeuropodError):
         return error
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error):
         return OutOfDeviceMemoryError(
             f"torch has no memory left for this call: {reason(error)}", remedy="call it with a smaller batch"
         )

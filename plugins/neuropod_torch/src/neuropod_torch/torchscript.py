@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -21,7 +21,7 @@ from neuropod_torch._program import Program, prepared
 from neuropod_torch._quiet import quiet_jit
 from neuropod_torch._tensors import Converter, copied, lent, texts
 
-__all__ = ["StatefulTorchScriptExecutor", "TorchScriptExecutor", "load"]
+__all__ = ["TorchScriptExecutor", "load"]
 
 
 def load(variant: Variant, options: LoadOptions) -> TorchScriptExecutor:
@@ -37,12 +37,11 @@ def load(variant: Variant, options: LoadOptions) -> TorchScriptExecutor:
         program = prepared(module.eval(), variant.problem, freeze=freeze)
     except Exception as error:
         raise load_error(error, f"{variant.folder.name}/data/model.pt") from error
-    kind = StatefulTorchScriptExecutor if program.facts.keeps_state else TorchScriptExecutor
-    return kind(program, variant.problem, device, variant.input_devices)
+    return TorchScriptExecutor(program, variant.problem, device, variant.input_devices)
 
 
 class TorchScriptExecutor(Executor):
-    """One module on one device.
+    """One module on one device; where calls change what later calls give, they run one after the other.
 
     Parameters
     ----------
@@ -62,7 +61,8 @@ class TorchScriptExecutor(Executor):
         converters = {spec.name: _converter(spec, program, device, input_devices) for spec in problem.inputs}
         self._general: GeneralCall | None = GeneralCall(program, problem, converters)
         self._description = _description(program, problem, device)
-        self._may_repeat = not program.facts.keeps_state
+        self.stateful = program.facts.keeps_state
+        self.thread_safe = not self.stateful
         self._names: dict[str, Any] = {}
         if program.method is not None:
             outputs = dict(_outputs(problem, program, device))
@@ -95,16 +95,9 @@ class TorchScriptExecutor(Executor):
 
     def _recovered(self, inputs: Tensors, error: Exception) -> Tensors:
         """Repeat a call that left inputs out, or had what is no plain array or tensor; translate every other error."""
-        if isinstance(error, KeyError) or (self._may_repeat and _is_about_numpy(error)):
+        if isinstance(error, KeyError) or (not self.stateful and _is_about_numpy(error)):
             return TorchScriptExecutor.infer(self, inputs)
         raise inference_error(error) from error
-
-
-class StatefulTorchScriptExecutor(TorchScriptExecutor):
-    """One module whose calls change what later calls give: they run one after the other."""
-
-    thread_safe: ClassVar[bool] = False
-    stateful = True
 
 
 def _converter(spec: TensorSpec, program: Program, device: torch.device, input_devices: Mapping[str, str]) -> Converter:
