@@ -164,8 +164,9 @@ class _PathCheck:
             raise PackageFormatError(f"{shown(path)} comes twice, or is both a file and a folder", str(self._at))
         (self._folders if folder else self._files).add(own)
         self._folders |= above
-        if len(self._files) > self._limits.files:
-            raise PackageLimitError("files", self._limits.files, len(self._files), str(self._at))
+        if len(self._files) > self._limits.files or len(self._folders) > self._limits.files:
+            most = max(len(self._files), len(self._folders))
+            raise PackageLimitError("files", self._limits.files, most, str(self._at))
 
     def _check_parts(self, path: str, parts: list[str]) -> None:
         if len(path) > self._limits.path_characters:
@@ -180,12 +181,8 @@ class _PathCheck:
 def _walk(root: Path, limits: Limits) -> Iterator[tuple[str, os.stat_result]]:
     paths = _PathCheck(limits, root)
     waiting = [("", root)]
-    folders = 0
     while waiting:
         above, folder = waiting.pop()
-        folders += 1
-        if folders > limits.files:
-            raise PackageLimitError("folders", limits.files, folders, str(root))
         for item in _scanned(folder):
             name = f"{above}{item.name}"
             status = item.stat(follow_symlinks=False)
@@ -228,7 +225,7 @@ def _pieces_of(path: Path, size: int, at: str) -> Iterator[bytes]:
     """Read a regular file that has not changed its size since it was listed; never follow a link put in its place."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb", buffering=0) as source:
+        with os.fdopen(descriptor, "rb", buffering=0) as source:
             left = size
             while left and (piece := source.read(min(left, _CHUNK_BYTES))):
                 left -= len(piece)

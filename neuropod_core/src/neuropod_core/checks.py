@@ -22,7 +22,7 @@ from neuropod_core.errors import OptionError, TensorMismatchError, shown
 from neuropod_core.problem import Dim, Problem, TensorSpec
 from neuropod_core.tensors import all_text, as_array, as_text, describe
 
-__all__ = ["Cast", "Sizes", "input_check", "output_check"]
+__all__ = ["Cast", "InputCheck", "OutputCheck", "Sizes", "input_check", "output_check"]
 
 Cast = Literal["no", "safe", "same_kind"]
 """Whether a wrong element type is converted: never, where no value changes, or within a kind (float64 to float32)."""
@@ -30,10 +30,16 @@ Cast = Literal["no", "safe", "same_kind"]
 Sizes = tuple[Any, ...]
 """The values of a problem's symbols in one call, in the order of `Problem`; None where no tensor bound one."""
 
+InputCheck = Callable[[Mapping[str, object]], tuple[Tensors, Sizes]]
+"""Gives the inputs of a call as arrays, with the sizes that they bind, or raises."""
+
+OutputCheck = Callable[[Mapping[str, object], Sizes], Tensors]
+"""Gives the results of a call that were asked for, or raises."""
+
 _CASTS = ("no", "safe", "same_kind")
 
 
-def input_check(problem: Problem, cast: Cast = "no") -> Callable[[Mapping[str, object]], tuple[Tensors, Sizes]]:
+def input_check(problem: Problem, cast: Cast = "no") -> InputCheck:
     """Compile the check of a call's inputs: it gives them as arrays, with the sizes that they bind.
 
     Parameters
@@ -51,12 +57,10 @@ def input_check(problem: Problem, cast: Cast = "no") -> Callable[[Mapping[str, o
     if cast not in _CASTS:
         raise OptionError(f"cast is one of {', '.join(map(repr, _CASTS))}, not {shown(cast)}")
     symbols = _symbols(problem)
-    return _compiled(problem.inputs, symbols, _InputTwin(problem, symbols, cast), after=False)
+    return _compiled(problem.inputs, symbols, _InputTwin(problem, symbols, cast), after=False, some=False)
 
 
-def output_check(
-    problem: Problem, names: Iterable[str] | None = None
-) -> Callable[[Mapping[str, object], Sizes], Tensors]:
+def output_check(problem: Problem, names: Iterable[str] | None = None) -> OutputCheck:
     """Compile the check of a call's results: it gives those that were asked for.
 
     Parameters
@@ -74,7 +78,8 @@ def output_check(
     symbols = _symbols(problem)
     kept = problem.outputs if names is None else _asked_for(problem, names)
     specs = tuple(spec if problem.ties_outputs else _untied(spec) for spec in kept)
-    return _compiled(specs, symbols, _OutputTwin(specs, symbols, some=names is not None), after=True)
+    some = names is not None
+    return _compiled(specs, symbols, _OutputTwin(specs, symbols, some=some), after=True, some=some)
 
 
 def _asked_for(problem: Problem, names: Iterable[str]) -> tuple[TensorSpec, ...]:
@@ -104,7 +109,7 @@ class _InputTwin:
         self._specs = {spec.name: spec for spec in problem.inputs}
         self._symbols, self._cast = symbols, cast
 
-    def __call__(self, inputs: Mapping[str, object]) -> tuple[Tensors, Sizes]:
+    def __call__(self, inputs: object) -> tuple[Tensors, Sizes]:
         if not isinstance(inputs, Mapping):
             raise TensorMismatchError("inputs", "tensors by name", describe(inputs), "pass a dictionary")
         _refuse_unknown("inputs", inputs, self._specs)
@@ -124,7 +129,7 @@ class _OutputTwin:
         self._specs = {spec.name: spec for spec in specs}
         self._symbols, self._some = symbols, some
 
-    def __call__(self, results: Mapping[str, object], sizes: Sizes) -> Tensors:
+    def __call__(self, results: object, sizes: Sizes) -> Tensors:
         if not isinstance(results, Mapping):
             raise TensorMismatchError("outputs", "tensors by name", describe(results))
         if not self._some:
@@ -140,7 +145,7 @@ class _OutputTwin:
         return arrays
 
 
-def _refuse_unknown(side: str, given: Mapping[str, object], specs: Mapping[str, TensorSpec]) -> None:
+def _refuse_unknown(side: str, given: Mapping[Any, Any], specs: Mapping[str, TensorSpec]) -> None:
     for name in given:
         if name not in specs:
             there = ", ".join(specs) or "none"
@@ -208,24 +213,28 @@ _Form = tuple[tuple[Dim, ...], bool, bool]  # the shape of a spec, whether it is
 
 
 def _compiled(
-    specs: tuple[TensorSpec, ...], symbols: tuple[str, ...], twin: Callable[..., Any], *, after: bool
+    specs: tuple[TensorSpec, ...], symbols: tuple[str, ...], twin: Callable[..., Any], *, after: bool, some: bool
 ) -> Callable[..., Any]:
     forms = tuple((spec.shape, spec.optional, spec.dtype is DType.STRING) for spec in specs)
     names: dict[str, Any] = {"ndarray": np.ndarray, "all_text": all_text, "twin": twin}
     for place, spec in enumerate(specs):
         names[f"name{place}"], names[f"dtype{place}"] = spec.name, spec.dtype.numpy
-    exec(_code(forms, symbols, after), names)  # noqa: S102 - the source is made of numbers and of our own words
+    exec(_code(forms, symbols, after, some), names)  # noqa: S102 - the source is made of numbers and of our own words
     check: Callable[..., Any] = names["check"]
     return check
 
 
 @lru_cache(maxsize=256)
-def _code(forms: tuple[_Form, ...], symbols: tuple[str, ...], after: bool) -> CodeType:  # noqa: FBT001 - a cache key
-    return compile(_source(forms, symbols, after=after), "<checks compiled from a problem>", "exec")
+def _code(*key: Any) -> CodeType:
+    forms, symbols, after, some = key
+    return compile(_source(forms, symbols, after=after, some=some), "<checks compiled from a problem>", "exec")
 
 
-def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, after: bool) -> str:
-    """Write ``check(tensors)`` for inputs, or ``check(tensors, sizes)`` for outputs (`after` the call)."""
+def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, after: bool, some: bool) -> str:
+    """Write ``check(tensors)`` for inputs, or ``check(tensors, sizes)`` for outputs (`after` the call).
+
+    Where `some` outputs were asked for, others may be there and are dropped.
+    """
     writer = _LengthWriter({symbol: f"size{place}" for place, symbol in enumerate(symbols)}, bound=after)
     sizes = "".join(f"size{place}, " for place in range(len(symbols)))
     optional = sum(form[1] for form in forms)
@@ -234,8 +243,12 @@ def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, after: bool) 
         lines += [f"{sizes}= sizes" if after else f"{sizes.rstrip(', ').replace(', ', ' = ')} = None"]
     for place, form in enumerate(forms):
         lines += _tensor_source(place, form, writer)
-    lines += [f"if len(tensors) == {'count' if optional else len(forms)} and type(tensors) is dict:"]
-    lines += ["    return tensors" if after else f"    return tensors, ({sizes})"]
+    if some:
+        kept = ", ".join(f"name{place}: tensors[name{place}]" for place in range(len(forms)))
+        lines += ["if type(tensors) is dict:", f"    return tensors if len(tensors) == {len(forms)} else {{{kept}}}"]
+    else:
+        lines += [f"if len(tensors) == {'count' if optional else len(forms)} and type(tensors) is dict:"]
+        lines += ["    return tensors" if after else f"    return tensors, ({sizes})"]
     body = ["try:", *(f"    {line}" for line in lines), "except (KeyError, ValueError, TypeError, AttributeError):"]
     body += ["    pass", f"return twin(tensors{', sizes' if after else ''})"]
     return f"def check(tensors{', sizes' if after else ''}):\n" + "\n".join(f"    {line}" for line in body)
@@ -274,5 +287,10 @@ class _LengthWriter:
             case (True, _):
                 return [f"if {length} != {variable}:", "    raise ValueError"]
             case (False, True):
-                return [f"if {variable} is None:", f"    {variable} = {length}", f"elif {length} != {variable}:", "    raise ValueError"]
+                return [
+                    f"if {variable} is None:",
+                    f"    {variable} = {length}",
+                    f"elif {length} != {variable}:",
+                    "    raise ValueError",
+                ]
         return [f"{variable} = {length}"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from neuropod_core import test_data
@@ -20,6 +21,9 @@ from neuropod_core.errors import PackageError, PackageFormatError, PackageIntegr
 from neuropod_core.limits import Limits
 from neuropod_core.test_data import TestData
 from neuropod_core.variants import Variant
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Package"]
 
@@ -49,6 +53,7 @@ class Package:
         self.path = container.path
         self.files: Mapping[str, int] = MappingProxyType(dict(container.files))
         self._container, self._limits, self._cache_dir = container, limits, cache_dir
+        self._closed = False
         self._manifest_bytes = self._optional(MANIFEST, limits.manifest_bytes)
         self.config = Config.from_bytes(self.read(CONFIG, limits.json_bytes), f"{self.path}: {CONFIG}")
         self.manifest = self._read_manifest()
@@ -97,7 +102,8 @@ class Package:
         """
         if name not in self.files:
             raise PackageFormatError(f"has no {name}", at=str(self.path), remedy="is it a neuropod package?")
-        return self._container.read(name, self._limits.total_bytes if limit is None else limit)
+        with self._opened() as container:
+            return container.read(name, self._limits.total_bytes if limit is None else limit)
 
     def folder(self) -> Path:
         """Give the folder with all files, verified: the package's own, or where it was unpacked.
@@ -150,18 +156,30 @@ class Package:
         PackageIntegrityError
             At the first difference.
         """
-        for name in self.files:
-            self._check_hash(name, self._container.digest(name))
+        with self._opened() as container:
+            for name in self.files:
+                self._check_hash(name, container.digest(name))
 
     def close(self) -> None:
-        """Close the files; what `folder` gave stays for those who use it."""
+        """Close the file; what `folder` gave stays, and who reads on opens it again."""
+        self._closed = True
         self._container.close()
 
-    def __enter__(self) -> Package:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @contextmanager
+    def _opened(self) -> Iterator[Container]:
+        if not self._closed:
+            yield self._container
+            return
+        with closing(open_container(self.path, self._limits)) as container:
+            if container.stamp != self._container.stamp:
+                raise PackageIntegrityError(str(self.path), "the package that was opened", "one that was changed since")
+            yield container
 
     # -- what describes it
 
@@ -250,16 +268,17 @@ class Package:
         return f"archive-{digest.hexdigest()}"
 
     def _unpack(self, folder: Path) -> None:
-        for name in self.files:
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                digest = self._container.copy(name, file)
-            self._check_hash(name, digest)
+        with self._opened() as container:
+            for name in self.files:
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    digest = container.copy(name, file)
+                self._check_hash(name, digest)
 
 
 def _local_path(source: str | os.PathLike[str]) -> Path:
-    text = os.fspath(source)
+    text: object = os.fspath(source)
     if not isinstance(text, str) or "\0" in text or not text:
         raise PackageNotFoundError("the place of a package is a path or a URL", at=repr(text))
     scheme = urlsplit(text).scheme if "://" in text else ""
