@@ -10,7 +10,6 @@ from typing import Any
 
 from neuropod_core.backend import LoadOptions
 from neuropod_core.errors import DeviceError, OptionError, shown
-
 from neuropod_onnx._errors import reason
 
 __all__ = [

@@ -43,7 +43,7 @@ class Wire:
         self._left = most_fields
 
     def fields(self, start: int, stop: int, wanted: Container[int]) -> Iterator[tuple[int, int, int]]:
-        """Give the `wanted` fields of the message between `start` and `stop`: number, value, -1; or number, start, stop.
+        """Give the `wanted` fields of the message from `start` to `stop`: number, value, -1; or number, start, stop.
 
         Numbers of fixed size are left out.
 
