@@ -10,9 +10,9 @@ from neuropod_core.backend import Array, Executor, Names, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelClosedError, TensorMismatchError
 from neuropod_onnx import _bfloat16
-from neuropod_onnx._compiled import UNFIT, compile_infer
+from neuropod_onnx._compiled import compile_infer
 from neuropod_onnx._errors import call_failed
-from neuropod_onnx._lanes import Lanes
+from neuropod_onnx._lanes import Lanes, no_lanes
 from neuropod_onnx._providers import CPU
 from neuropod_onnx._signature import Port, Signature
 
@@ -53,10 +53,10 @@ class OnnxExecutor(Executor):
         # The public `run` looks at every input again before it calls the inner one.
         inner = getattr(session, "_sess", None) or session
         self._call: Call = partial(_bfloat16.run, session) if _bfloat16.check_supported(signature) else inner.run
+        self._compiled: dict[str, Any] = {"lanes_for": no_lanes}
         self._lanes: Lanes | None = None
         if DType.STRING not in dtypes and list(session.get_providers()) == [CPU]:
-            self._lanes = Lanes(session, run_options, signature)
-        self._compiled: dict[str, Any] = {}
+            self._lanes = Lanes(session, run_options, signature, self._compiled)
         if signature.outputs:
             self._compile()
 
@@ -64,7 +64,6 @@ class OnnxExecutor(Executor):
         """Put straight-line code for this model in front of `infer`."""
         self._compiled |= {
             "slow": self.infer,
-            "lanes_for": self._lanes.ready_for if self._lanes else _no_lanes,
             "again": self._infer_again,
             "run": self._call,
             "options": self._run_options,
@@ -131,10 +130,6 @@ def _nothing(port: Port) -> TensorMismatchError:
 
 def _closed(*_: object) -> list[Array]:
     raise ModelClosedError("the model is closed", remedy="load it again")
-
-
-def _no_lanes(_shapes: object) -> tuple[Any, ...]:
-    return UNFIT
 
 
 def _nothing_known(_shapes: object) -> None:

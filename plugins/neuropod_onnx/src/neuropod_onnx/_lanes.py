@@ -22,7 +22,7 @@ from neuropod_core.dtypes import DType
 from neuropod_onnx._compiled import UNFIT
 from neuropod_onnx._signature import Port, Signature
 
-__all__ = ["MOST_BYTES", "Lanes"]
+__all__ = ["MOST_BYTES", "Lanes", "no_lanes"]
 
 MOST_BYTES = 16_384
 _MOST_SHAPES = 32
@@ -42,19 +42,19 @@ class Lanes:
         Options of every call.
     signature
         Its tensors; none of them strings.
+    names
+        Globals of the compiled function, in which ``lanes_for`` is kept.
     """
 
-    def __init__(self, session: Any, run_options: Any, signature: Signature) -> None:
+    def __init__(self, session: Any, run_options: Any, signature: Signature, names: dict[str, Any]) -> None:
         self._session, self._run_options, self._signature = session, run_options, signature
+        self._names = names
         self._ready: dict[Any, Any] = {}  # Lanes that wait for a call, or UNFIT.
+        names["lanes_for"] = self._ready.get  # Where nothing is known of the shapes, None.
         self._made: dict[Any, int] = {}
         self._seen: set[Any] = set()
         self._retired = False
         self._lock = threading.Lock()
-
-    def ready_for(self, shapes: Any) -> Any:
-        """Give the lanes that wait for a call of these shapes, `UNFIT`, or None where nothing is known of them."""
-        return UNFIT if self._retired else self._ready.get(shapes)
 
     def offer(self, inputs: Tensors, results: Tensors) -> None:
         """Learn from a call that took no lane: shapes that come a second time get one."""
@@ -81,6 +81,7 @@ class Lanes:
 
     def _stop(self) -> None:
         self._retired = True
+        self._names["lanes_for"] = no_lanes
         self._ready.clear()
         self._made.clear()
 
@@ -129,6 +130,11 @@ class Lanes:
         arrays = [*inputs.values(), *results.values()]
         typed = all(inputs[port.name].dtype == port.dtype.numpy for port in self._signature.inputs)
         return typed and all(array.size for array in arrays) and sum(array.nbytes for array in arrays) <= MOST_BYTES
+
+
+def no_lanes(_shapes: object) -> tuple[Any, ...]:
+    """Stand in for lanes where there are none: any shapes are unfit."""
+    return UNFIT
 
 
 def bound_run(session: Any, binding: Any, run_options: Any) -> Callable[[], None]:
