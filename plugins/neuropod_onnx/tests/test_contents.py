@@ -174,6 +174,15 @@ def test_a_second_location_does_not_hide_behind_the_first(build: Any, home: Path
         _load(build, home, tensor)
 
 
+def test_a_tensor_has_few_entries(build: Any) -> None:
+    tensor = _external("w.bin")
+    for _ in range(1000):
+        tensor.external_data.add(key="location", value="w.bin")
+    model = build.model([build.node("Add", "x w", "y")], {"x": (FLOAT, [4])}, {"y": (FLOAT, [4])}, tensor)
+    with pytest.raises(ModelLoadError):
+        parse_contents(model.SerializeToString())
+
+
 def test_a_location_is_checked_whatever_data_location_says(build: Any, home: Path) -> None:
     tensor = _external("/etc/hostname")
     tensor.data_location = TensorProto.DEFAULT

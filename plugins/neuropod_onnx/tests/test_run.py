@@ -154,6 +154,33 @@ def test_shapes_that_depend_on_values_are_found_out(opened: Any, build: Any) -> 
         assert model.infer({"x": array})["y"].tolist() == [np.flatnonzero(array).tolist()]
 
 
+def test_random_numbers_are_drawn_anew_in_each_call(opened: Any, build: Any) -> None:
+    noise = build.model(
+        [build.node("RandomNormalLike", "x", "r"), build.node("Add", "x r", "y")],
+        {"x": (FLOAT, ["N"])},
+        {"y": (FLOAT, ["N"])},
+    )
+    model = opened(noise, {"x": "float32[N]"}, {"y": "float32[N]"})
+    results = {model.infer({"x": np.zeros(4, np.float32)})["y"].tobytes() for _ in range(20)}
+
+    assert len(results) == 20
+
+
+def test_more_calls_at_once_than_buffers_are_kept_for(opened: Any, build: Any) -> None:
+    negation = build.model([build.node("Neg", "x", "y")], {"x": (FLOAT, ["N"])}, {"y": (FLOAT, ["N"])})
+    model = opened(negation, {"x": "float32[N]"}, {"y": "float32[N]"})
+    x = np.arange(4, dtype=np.float32)
+    for _ in range(3):
+        model.infer({"x": x})
+    lanes = model._lanes._ready[(4,)]
+    borrowed = []
+    for _ in range(20):  # As if that many other threads were in the middle of a call.
+        if lanes:
+            borrowed.append(lanes.pop())
+        assert model.infer({"x": x})["y"].tolist() == [0, -1, -2, -3]
+    assert len(borrowed) == 8
+
+
 def test_a_failed_call_leaves_the_model_as_fast_and_right_as_before(opened: Any, build: Any) -> None:
     gather = build.model(
         [build.node("Gather", "w i", "y")],

@@ -23,6 +23,7 @@ __all__ = ["Contents", "Declared", "External", "check_external", "parse_contents
 _MOST_FIELDS = 1_500_000
 _MOST_NESTED = 100  # Protocol Buffers' own limit.
 _MOST_DIMENSIONS = 64
+_MOST_ENTRIES = 16  # The format knows five keys.
 _LONGEST_LOCATION = 4096
 
 # Field numbers of onnx.proto: which messages lie in which, as far as tensors and operators can lie in them.
@@ -180,6 +181,8 @@ class _Search:
                 name = self._text(first, last)
             elif number == _TENSOR_EXTERNAL and last >= 0:
                 entries.append(self._entry(first, last))
+                if len(entries) > _MOST_ENTRIES:
+                    raise MalformedError
         if is_initializer:
             self._found.initializers.add(name)
         if entries:
