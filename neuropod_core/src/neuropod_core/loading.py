@@ -122,7 +122,7 @@ def _load_options(descriptor: Descriptor, device: str, values: Mapping[str, Any]
             there = ", ".join(sorted(descriptor.options)) or "none"
             what = f"the backend for {descriptor.platform!r} has no option {shown(name)} (options: {there})"
             raise OptionError(what, remedy="leave it out or rename it")
-    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    kind, _, number = str(device).partition(":")
     if kind != "auto" and kind not in descriptor.devices:
         there = ", ".join(descriptor.devices)
         what = f"the backend for {descriptor.platform!r} runs on {there}, not on {shown(device)}"

@@ -1,0 +1,92 @@
+"""Whether anybody but the caller can reach the memory of a result; what somebody can is copied.
+
+CPython counts references, so that an array of its own memory with one reference and no weak one is the caller's alone:
+views, buffers, DLPack capsules, tensors made from it and ctypes pointers all hold a reference. How many references the
+functions here add themselves differs between versions of Python, so it is found out by trying, once, with the very
+functions that look later. Where counts say nothing (free-threaded Python), everything is copied.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from sys import getrefcount
+from typing import Any
+from weakref import getweakrefcount
+
+import numpy as np
+
+__all__ = ["are_all_private", "is_private_dict", "is_private_view"]
+
+_ndarray = np.ndarray
+_MOST_COUNTED = 8
+
+_of_results = _of_array = _of_view = _of_base = 0
+
+
+def are_all_private(results: object) -> bool:
+    """Tell whether `results` is a dictionary of arrays and nobody else holds it, or any of them, or their memory.
+
+    To be called with a local variable that is the only other reference.
+    """
+    if type(results) is not dict or getrefcount(results) != _of_results:
+        return False
+    for array in results.values():
+        if type(array) is not _ndarray or array.base is not None or getrefcount(array) != _of_array:
+            return False
+        flags = array.flags
+        if not (flags.owndata and flags.writeable) or getweakrefcount(array):
+            return False
+    return True
+
+
+def is_private_dict(results: object) -> bool:
+    """Tell whether `results` is a dictionary that nobody else holds.
+
+    To be called with a local variable that is the only other reference.
+    """
+    return type(results) is dict and getrefcount(results) == _of_results
+
+
+def is_private_view(array: object) -> bool:
+    """Tell whether `array` is a contiguous view of most of an array that nobody else holds: ``(x @ w).reshape(-1)``.
+
+    To be called with a local variable and one container as the only other references.
+    """
+    if type(array) is not _ndarray or getrefcount(array) != _of_view or getweakrefcount(array):
+        return False
+    base = array.base
+    if type(base) is not _ndarray or getrefcount(base) != _of_base or getweakrefcount(base) or base.base is not None:
+        return False
+    return base.flags.owndata and array.flags.writeable and array.flags.forc and 2 * array.nbytes >= base.nbytes
+
+
+def _seen_among_results(make: Callable[[], Any]) -> bool:
+    results = make()
+    return are_all_private(results)
+
+
+def _seen_as_view(make: Callable[[], Any]) -> bool:
+    for array in make().values():
+        return is_private_view(array)
+    return False
+
+
+def _calibrate() -> None:
+    """Find the counts at which the functions above say yes to what is private; leave 0, which is none, if they err."""
+    global _of_results, _of_array, _of_view, _of_base  # noqa: PLW0603 - constants of this interpreter
+    pairs = [(one, other) for one in range(1, _MOST_COUNTED) for other in range(1, _MOST_COUNTED)]
+    for _of_results, _of_array in pairs:
+        if _seen_among_results(lambda: {"y": np.zeros(2)}):
+            break
+    for _of_view, _of_base in pairs:
+        if _seen_as_view(lambda: {"y": np.zeros(2).reshape(2, 1)}):
+            break
+    kept: dict[str, Any] = {"y": np.zeros(2)}
+    view: dict[str, Any] = {"y": kept["y"].reshape(2, 1)}
+    held = (lambda: kept, lambda: dict(kept), lambda: view, lambda: {"y": kept["y"].reshape(2, 1)})
+    if "t" in sys.abiflags or any(_seen_among_results(make) or _seen_as_view(make) for make in held):
+        _of_results = _of_array = _of_view = _of_base = 0
+
+
+_calibrate()
