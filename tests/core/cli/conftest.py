@@ -70,7 +70,7 @@ def start(environment: dict[str, str], tmp_path: Path) -> Start:
 
     def started(*arguments: object, env: dict[str, str] | None = None, **how: object) -> subprocess.Popen[bytes]:
         streams: dict[str, object] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(  # type: ignore[call-overload,no-any-return]  # one of many overloads, by how  # noqa: S603
+        return subprocess.Popen(  # type: ignore[call-overload,no-any-return]  # one of many overloads, by how
             [*COMMAND, *map(str, arguments)], cwd=tmp_path, env=environment | (env or {}), **(streams | how)
         )
 

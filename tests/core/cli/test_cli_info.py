@@ -46,14 +46,14 @@ def test_info_gives_one_record_a_line(write: Write, invoke: Invoke) -> None:
 
     lines = [line.split("\t") for line in invoke("info", package).stdout.splitlines()]
 
-    facts = {line[0]: line[1] for line in lines if line[0] not in ("input", "output", "file")}
-    assert facts["platform"] == "double"
-    assert facts["platform version"] == ">=0.1"
-    assert facts["trust"] == "graph (graph is the class of double packages)"
-    assert facts["test data"] == "none"
-    assert facts["manifest"] == "verified"
-    assert facts["backend"] == "neuropod-double"
-    assert facts["description"] == "reads \\x1b]0;owned\\x07 digits"
+    facts = {line[0]: line[1:] for line in lines if line[0] not in ("input", "output", "file")}
+    assert facts["platform"] == ["double"]
+    assert facts["platform version"] == [">=0.1"]
+    assert facts["trust"] == ["graph", "graph is the class of double packages"]
+    assert facts["test data"] == ["none"]
+    assert facts["manifest"] == ["verified"]
+    assert facts["backend"] == ["ok", "neuropod-double"]
+    assert facts["description"] == ["reads \\x1b]0;owned\\x07 digits"]
     assert ["input", "image", "uint8[N, 8, ?]", "required", "grey", "a scan of \\x1b[2J[bold]digits[/bold]"] in lines
     assert ["output", "y", "float32[N]", "optional"] in lines
     assert [line[1] for line in lines if line[0] == "file"] == ["0/data/model.json", "config.json", "manifest.json"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -242,6 +243,25 @@ def test_run_without_checks_gives_the_model_what_comes(package: Path, invoke: In
     result = invoke("run", package, "--inputs", "-", "--no-checks", stdin=file.getvalue())
 
     assert result.stdout == "output\ty\tfloat64[1, 1]\t[[2.]]\n"
+
+
+def test_run_reads_a_named_pipe(package: Path, start: Start) -> None:
+    ours, its = os.pipe()
+    process = start("run", package, "--inputs", f"/dev/fd/{ours}", pass_fds=[ours])
+    os.close(ours)
+    os.write(its, b'{"x": [1]}')
+    os.close(its)
+    out, err = process.communicate(timeout=60)
+
+    assert (out, err) == (b"output\ty\tfloat32[1]\t[2.]\n", b"")
+
+
+def test_text_is_shown_as_it_is(write: Write, invoke: Invoke) -> None:
+    package = write("same", Problem.of({"x": "string[]"}, {"y": "string[]"}), test=False)
+
+    result = invoke("run", package, "--inputs", "-", stdin='{"x": "a  b\\n"}')
+
+    assert result.stdout == "output\ty\tstring[]\t'a  b\\n'\n"
 
 
 def test_stdout_holds_nothing_but_the_answer(write: Write, start: Start) -> None:

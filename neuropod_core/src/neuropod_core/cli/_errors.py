@@ -24,7 +24,7 @@ from neuropod_core.errors import (
     TrustError,
 )
 
-__all__ = ["Code", "code_of", "document_of", "line_of", "logging_to_stderr", "traceback_of"]
+__all__ = ["Code", "code_of", "document_of", "line_of", "logging_to_stderr", "surviving_exit", "traceback_of"]
 
 
 class Code(IntEnum):
@@ -98,6 +98,15 @@ def logging_to_stderr(*, verbose: bool) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def surviving_exit() -> Iterator[None]:
+    """Turn an exit that a plugin or a model asks for into an error: it does not decide how this command ends."""
+    try:
+        yield
+    except SystemExit as error:
+        raise InferenceError(f"a plugin or a model called exit({error.code!r})") from error
 
 
 class _Stderr(logging.Handler):

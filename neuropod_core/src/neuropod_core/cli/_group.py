@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
-from neuropod_core.cli._errors import Code, code_of, document_of, line_of, logging_to_stderr, traceback_of
+from neuropod_core.cli._errors import (
+    Code,
+    code_of,
+    document_of,
+    line_of,
+    logging_to_stderr,
+    surviving_exit,
+    traceback_of,
+)
 from neuropod_core.cli._options import asked, verbose_option
 from neuropod_core.cli._output import Output, Report, silence
 from neuropod_core.cli.info import info
 from neuropod_core.cli.plugins import plugins
 from neuropod_core.cli.run import run
 from neuropod_core.cli.verify import verify
-from neuropod_core.errors import InferenceError
 
 __all__ = ["neuropod"]
 
@@ -51,14 +60,13 @@ class _Neuropod(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; what click would answer by itself becomes an exception that it leaves alone."""
         try:
-            code = super().invoke(ctx)
+            with surviving_exit():
+                code = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError as error:
             raise _PipeClosedError from error
         except KeyboardInterrupt as error:
             raise Interrupted from error
-        except SystemExit as error:  # None of ours: click has its own exceptions for that.
-            raise InferenceError(f"a plugin or a model called exit({error.code!r})") from error
         return code
 
 
@@ -71,18 +79,23 @@ class Interrupted(click.Abort):
 
 
 def _print_anything() -> None:
-    """Let no character of a package end a command, whatever the terminal can show."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+    """Let no character of a package end a command, whatever the terminal can show, and no stream that is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - as long as the process
+        elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _report(error: BaseException, *, as_json: bool, verbose: bool) -> None:
-    if verbose:
-        click.echo(traceback_of(error), err=True, nl=False)
-    click.echo(f"error: {line_of(error)}", err=True)
+    try:
+        click.echo((traceback_of(error) if verbose else "") + f"error: {line_of(error)}", err=True)
+    except OSError:
+        silence(sys.stderr)
     if as_json:
-        Output(as_json=True).show(Report({"error": document_of(error)}))
+        with suppress(OSError, click.ClickException):
+            Output(as_json=True).show(Report({"error": document_of(error)}))
 
 
 @click.group(

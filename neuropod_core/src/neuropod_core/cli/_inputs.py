@@ -74,17 +74,23 @@ def read_inputs(place: str, problem: Problem) -> Tensors:
 @contextmanager
 def _opened(place: str) -> Iterator[BinaryIO]:
     if place == "-":
-        data = sys.stdin.buffer.read(_LARGEST_JSON_BYTES + 1)
-        if len(data) > _LARGEST_JSON_BYTES:
-            raise _unreadable(place, f"at most {_LARGEST_JSON_BYTES} bytes are read from stdin", "pass a file")
-        yield io.BytesIO(data)
+        if sys.stdin is None:
+            raise _unreadable(place, "stdin is closed")
+        yield _in_memory(sys.stdin.buffer, place)
         return
     try:
         file = open(place, "rb")  # noqa: SIM115, PTH123 - it is closed below, and a path may be anything
     except (OSError, ValueError) as error:
         raise _unreadable(place, getattr(error, "strerror", None) or error) from error
     with file:
-        yield file
+        yield file if file.seekable() else _in_memory(file, place)
+
+
+def _in_memory(stream: BinaryIO, place: str) -> BinaryIO:
+    data = stream.read(_LARGEST_JSON_BYTES + 1)
+    if len(data) > _LARGEST_JSON_BYTES:
+        raise _unreadable(place, f"at most {_LARGEST_JSON_BYTES} bytes are read from a pipe", "pass a file")
+    return io.BytesIO(data)
 
 
 def _unreadable(place: str, why: object, remedy: str = "pass an .npz or a JSON file") -> click.UsageError:

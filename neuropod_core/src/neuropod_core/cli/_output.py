@@ -20,6 +20,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
+import click
+
 from neuropod_core.cli._text import clean
 
 if TYPE_CHECKING:
@@ -47,9 +49,9 @@ class Lines(str):
 
 @dataclass(frozen=True)
 class Facts:
-    """Named values, one a line."""
+    """Named values, one a line: a name, a value, and perhaps a note about it."""
 
-    rows: Sequence[tuple[str, object]]
+    rows: Sequence[Sequence[object]]
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,17 @@ class Output:
         ------
         BrokenPipeError
             If nobody reads it any more.
+        click.ClickException
+            If it cannot be written for another reason.
         """
         try:
             self._write(report)
             self._stream.flush()
-        except BrokenPipeError:
+        except OSError as error:
             silence(self._stream)
-            raise
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise click.ClickException(f"the answer cannot be written: {error.strerror}") from error
 
     def _write(self, report: Report) -> None:
         if self._as_json:
@@ -177,7 +183,11 @@ def steps(doing: str, total: int) -> Iterator[Callable[[int], None]]:
 def _plain_lines(blocks: Sequence[Facts | Table]) -> Iterator[str]:
     for block in blocks:
         for record in block.rows if isinstance(block, Facts) else block.records():
-            yield "\t".join(map(clean, record)).rstrip("\t") + "\n"
+            yield "\t".join(map(_one_line, record)).rstrip("\t") + "\n"
+
+
+def _one_line(value: object) -> str:
+    return " ".join(line.strip() for line in value.split("\n")) if isinstance(value, Lines) else clean(value)
 
 
 def _moved(stdout: TextIO) -> TextIO:
@@ -212,7 +222,7 @@ def _console(stream: TextIO) -> Console:
 
 def _print_pretty(stream: TextIO, blocks: Sequence[Facts | Table]) -> None:
     console = _console(stream)
-    for place, block in enumerate(blocks):
+    for place, block in enumerate(filter(lambda block: block.rows, blocks)):
         if place:
             console.print()
         console.print(_grid(block) if isinstance(block, Facts) else _table(block))
@@ -225,8 +235,9 @@ def _grid(facts: Facts) -> RenderableType:
     grid = Grid.grid(padding=(0, 2))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, value in facts.rows:
-        grid.add_row(Text(clean(name), "dim"), _cell(value))
+    for name, value, *notes in facts.rows:
+        noted = [(f"  {clean(note)}", "dim") for note in notes if note]
+        grid.add_row(Text(clean(name), "dim"), Text.assemble(_cell(value), *noted))
     return grid
 
 

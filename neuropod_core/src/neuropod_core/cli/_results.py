@@ -16,14 +16,16 @@ import numpy as np
 from neuropod_core.backend import Array, Tensors
 from neuropod_core.cli._output import Lines
 from neuropod_core.cli._text import clean, clean_lines
+from neuropod_core.dtypes import DType
 from neuropod_core.errors import shown
-from neuropod_core.tensors import describe, dtype_of
+from neuropod_core.tensors import dtype_of
 
-__all__ = ["abbreviated", "save", "to_json"]
+__all__ = ["abbreviated", "notation", "save", "to_json"]
 
 _MOST_SHOWN = 60
 _AT_EACH_EDGE = 3
 _DIGITS = 6
+_FLOATS = {DType.BFLOAT16, DType.FLOAT16, DType.FLOAT32, DType.FLOAT64}
 
 
 def to_json(array: Array) -> dict[str, object]:
@@ -31,9 +33,14 @@ def to_json(array: Array) -> dict[str, object]:
     return {"dtype": _type_name(array), "shape": list(array.shape), "values": _values(array)}
 
 
+def notation(array: Array) -> str:
+    """Say what a tensor is as specs do: ``float32[2, 3]``."""
+    return f"{_type_name(array)}{list(array.shape)}"
+
+
 def abbreviated(array: Array) -> Lines:
     """Show a tensor to people: large ones by their edges."""
-    if array.dtype.kind == "V":
+    if dtype_of(array) is DType.BFLOAT16:
         array = array.astype(np.float32)
     text = np.array2string(
         array,
@@ -97,11 +104,11 @@ def _storable(name: str, array: Array) -> Array:
 
 def _type_name(array: Array) -> str:
     dtype = dtype_of(array)
-    return describe(array).partition("[")[0] if dtype is None else dtype.value
+    return array.dtype.name if dtype is None else dtype.value
 
 
 def _values(array: Array) -> Any:
-    if array.dtype.kind not in "fcV":
+    if dtype_of(array) not in _FLOATS:
         return array.tolist()
     wide = array.astype(np.float64)
     finite = np.isfinite(wide)

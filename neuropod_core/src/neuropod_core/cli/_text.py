@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 __all__ = ["clean", "clean_lines", "human_bytes"]
 
+_BREAK = re.compile(r"[ \t\n\r\f\v]*[\t\n\r\f\v][ \t\n\r\f\v]*")
 _BYTES_PER_STEP = 1024
 
 
@@ -13,7 +16,7 @@ def clean(value: object) -> str:
     >>> print(clean("a" + chr(27) + "[2J b"))
     a\x1b[2J b
     """
-    text = " ".join(str(value).split())
+    text = _BREAK.sub(" ", str(value))
     return text if text.isprintable() else "".join(map(_visible, text))
 
 

@@ -171,31 +171,28 @@ def _tensor(spec: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
+def _facts(document: dict[str, Any]) -> list[tuple[str, ...]]:
     problem, trust = document["problem"], document["trust"]
     return [
         ("name", document["name"]),
-        ("package", f"{document['package']} ({document['container']}, {human_bytes(document['bytes'])})"),
+        ("package", document["package"], document["container"]),
+        ("size", human_bytes(document["bytes"]), f"{document['bytes']} bytes in {len(document['files'])} files"),
         ("platform", document["platform"]),
         ("platform version", document["platform_version"]),
         ("problem", problem["name"]),
         ("description", problem["description"]),
         ("rules", "" if problem["ties_outputs"] else "every tensor is optional, symbols tie the inputs only"),
-        ("trust", f"{trust['needed'] or 'unknown'} ({trust['why']})"),
+        ("trust", trust["needed"] or "unknown", trust["why"]),
         ("custom ops", ", ".join(document["custom_ops"])),
         ("input devices", ", ".join(f"{name} {device}" for name, device in document["input_devices"].items())),
         ("test data", document["test_data"] or "none"),
-        ("backend", _backend_words(document["backend"])),
-        ("manifest", _with_error(document["manifest"])),
+        ("backend", document["backend"]["status"], _backend_words(document["backend"])),
+        ("manifest", document["manifest"]["status"], document["manifest"].get("error", {}).get("message", "")),
     ]
 
 
 def _backend_words(backend: dict[str, Any]) -> str:
-    if backend["status"] != "ok":
-        return _with_error(backend)
+    if "error" in backend:
+        return str(backend["error"]["message"])
     words = [backend.get("distribution"), backend.get("version"), "with" if backend.get("framework_version") else ""]
     return " ".join(filter(None, [*words, backend.get("framework"), backend.get("framework_version")]))
-
-
-def _with_error(fact: dict[str, Any]) -> str:
-    return f"{fact['status']}: {fact['error']['message']}" if "error" in fact else fact["status"]

@@ -75,8 +75,7 @@ def list_(*, as_json: bool) -> None:
     if not shown:
         click.echo("no plugins are installed; run: pip install neuropod-onnx (or -torch, -tf, -python)", err=True)
     rows = [row for row, _ in shown]
-    report = Report({"plugins": [document for _, document in shown]}, [Table("plugin", _COLUMNS, rows, wide="reason")])
-    Output(as_json=as_json).show(report)
+    Output(as_json=as_json).show(Report({"plugins": [document for _, document in shown]}, _tables(rows)))
 
 
 def _shown(claim: Claim) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -87,6 +86,22 @@ def _shown(claim: Claim) -> tuple[tuple[str, ...], dict[str, Any]]:
     except Exception as error:  # noqa: BLE001 - a descriptor may hold anything, and the others are to be seen
         claim = broken(claim.plugin, error)
         return _row(claim), _document(claim)
+
+
+def _tables(rows: list[tuple[str, ...]]) -> list[Table]:
+    """Spread the fields of the plugins over tables that fit a terminal; in a pipe they stay together."""
+    fields = [dict(zip(_COLUMNS, row, strict=True)) for row in rows]
+
+    def table(*columns: str, of: list[dict[str, str]], **more: Any) -> Table:
+        return Table("plugin", columns, [[row[column] for column in columns] for row in of], **more)
+
+    return [
+        table(
+            "platform", "distribution", "version", "framework", "trust", "devices", "status", of=fields, plain_rows=rows
+        ),
+        table("platform", "options", "packagers", of=[row for row in fields if row["packagers"]], plain_rows=()),
+        table("distribution", "platform", "reason", of=[row for row in fields if row["reason"]], plain_rows=()),
+    ]
 
 
 def _row(claim: Claim) -> tuple[str, ...]:

@@ -170,8 +170,7 @@ def _summary(first_ns: int, durations_ns: list[int]) -> dict[str, Any]:
 
 
 def _report(model: Neuropod, results: Tensors, timing: dict[str, Any] | None) -> Report:
-    from neuropod_core.cli._results import abbreviated, to_json
-    from neuropod_core.tensors import describe
+    from neuropod_core.cli._results import abbreviated, notation, to_json
 
     document: dict[str, Any] = {
         "name": model.name,
@@ -179,7 +178,7 @@ def _report(model: Neuropod, results: Tensors, timing: dict[str, Any] | None) ->
         "framework_version": model.framework_version,
         "outputs": {name: to_json(array) for name, array in results.items()},
     }
-    rows = [(name, describe(array), abbreviated(array)) for name, array in results.items()]
+    rows = [(name, notation(array), abbreviated(array)) for name, array in results.items()]
     blocks: list[Facts | Table] = [Table("output", ("output", "tensor", "values"), rows)]
     if timing is not None:
         document["timing"] = timing

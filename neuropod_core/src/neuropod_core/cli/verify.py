@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neuropod_core.cli._errors import Code, code_of, document_of, line_of
+from neuropod_core.cli._errors import Code, code_of, document_of, line_of, surviving_exit
 from neuropod_core.cli._options import json_option, load_options, verbose_option
 from neuropod_core.cli._output import Output, Report, Table, progress
 
@@ -68,7 +68,8 @@ def _verified(source: str, loading: dict[str, Any], *, no_load: bool) -> dict[st
 
 def _outcome(check: Callable[[], dict[str, Any]], title: str) -> tuple[dict[str, Any], Code]:
     try:
-        return check(), Code.OK
+        with surviving_exit():
+            return check(), Code.OK
     except Exception as error:  # The other packages are checked whatever this one does.
         _logger.debug("%s failed", title, exc_info=error)
         return {"status": "failed", "detail": line_of(error), "error": document_of(error)}, code_of(error)
