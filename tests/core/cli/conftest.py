@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,9 @@ DISTRIBUTIONS = {
 }
 
 _OF_THE_TESTER = {"COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED"}
+
+# click before 8.2 mixes stderr into stdout unless it is told not to.
+SEPARATE: dict[str, Any] = {"mix_stderr": False} if "mix_stderr" in signature(CliRunner).parameters else {}
 
 Write = Callable[..., Path]
 Invoke = Callable[..., Result]
@@ -90,7 +95,7 @@ def invoke() -> Invoke:
     """Give the function that runs the command in this process."""
 
     def invoked(*arguments: object, stdin: str | bytes | None = None) -> Result:
-        return CliRunner().invoke(neuropod, list(map(str, arguments)), input=stdin)
+        return CliRunner(**SEPARATE).invoke(neuropod, list(map(str, arguments)), input=stdin)
 
     return invoked
 

@@ -112,6 +112,7 @@ Exit codes:
     6  the call failed, or its inputs do not fit the problem
    70  a bug of neuropod
   130  Ctrl-C
+  141  nobody reads the answer any more
 
 \b
 On a terminal the answer is a table. In a pipe each line is a record with its

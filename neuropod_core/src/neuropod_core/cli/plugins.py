@@ -48,7 +48,7 @@ def plugins() -> None:
     Examples:
       neuropod plugins
       neuropod plugins --json
-      neuropod plugins | grep -v ok
+      neuropod plugins | awk -F'\t' '$5 != "ok"'
     """
 
 

@@ -37,7 +37,9 @@ _SHOW_EVERY_NS = 100_000_000
 )
 @click.option("--no-checks", is_flag=True, help="Do not hold inputs and outputs to the problem.")
 @click.option("--save", metavar="FILE", type=click.Path(path_type=Path), help="Write the outputs to an .npz file.")
-@click.option("--repeat", metavar="N", type=click.IntRange(min=1), help="Time N more calls with the same inputs.")
+@click.option(
+    "--repeat", metavar="N", type=click.IntRange(min=1), help="Time N more calls: median, 90th percentile, least, most."
+)
 @json_option
 @verbose_option
 def run(
@@ -52,6 +54,9 @@ def run(
     **loading: Any,
 ) -> None:
     r"""Run the model in PACKAGE once and show its outputs.
+
+    With --repeat N it is called N more times with the same inputs, and the time of these calls is summarised; the outputs
+    are those of the first. Exit codes: see neuropod --help.
 
     JSON inputs are one object: {"x": [[1, 2], [3, 4]], "name": ["a", "b"]}. A value becomes the type that the problem
     says only where nothing is lost but the last digits of a fraction: an int becomes a float32 if it is one exactly,
