@@ -100,8 +100,16 @@ def _report(error: BaseException, *, as_json: bool, verbose: bool) -> None:
 
 @click.group(
     cls=_Neuropod,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
+Examples:
+  neuropod info digits.neuropod
+  neuropod run digits.neuropod --inputs digits.npz --save scores.npz
+  neuropod verify *.neuropod
+  neuropod plugins
+
+\b
 Exit codes:
     0  all is well
     1  a check failed: hashes, or the packaged test data
@@ -123,16 +131,12 @@ Messages, progress and whatever a model prints go to stderr.
 )
 @click.version_option(package_name="neuropod-core", message="neuropod %(version)s")
 @verbose_option
-def neuropod() -> None:
-    r"""Package models of any framework with the problem that they solve, and run them anywhere.
-
-    \b
-    Examples:
-      neuropod info digits.neuropod
-      neuropod run digits.neuropod --inputs digits.npz --save scores.npz
-      neuropod verify *.neuropod
-      neuropod plugins
-    """
+@click.pass_context
+def neuropod(context: click.Context) -> None:
+    """Package models of any framework with the problem that they solve, and run them anywhere."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(Code.USAGE)
 
 
 for _command in (info, run, verify, plugins):

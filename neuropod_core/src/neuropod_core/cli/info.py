@@ -19,26 +19,27 @@ __all__ = ["info"]
 
 _TEST_DATA = ("test_data.safetensors", "test_data.pkl")
 
+_EPILOG = """\b
+Examples:
+  neuropod info digits.neuropod
+  neuropod info digits.neuropod | grep ^input
+  neuropod info digits.neuropod --json | jq .problem.inputs
+"""
 
-@click.command()
+
+@click.command(epilog=_EPILOG, short_help="Show what a package is, without running it.")
 @click.argument("package", metavar="PACKAGE")
 @click.option("--no-verify", is_flag=True, help="Do not compare the files with their hashes: quick for large packages.")
 @json_option
 @verbose_option
 def info(package: str, *, no_verify: bool, as_json: bool) -> None:
-    r"""Show what PACKAGE is: its problem, its files, what it needs to run.
+    """Show what PACKAGE is: its problem, its files, what it needs to run.
 
     PACKAGE is a folder, a zip file, or either as a file:// URL. The model is not run and no framework is imported.
     Exits with 1 if a file is not what the manifest says.
 
     In a pipe, the first field of a line is input, output, file, or the name of a fact. An input or output goes on with
     its name, type and shape, required or optional, unit and description.
-
-    \b
-    Examples:
-      neuropod info digits.neuropod
-      neuropod info digits.neuropod | grep ^input
-      neuropod info digits.neuropod --json | jq .problem.inputs
     """
     from neuropod_core.package import Package
 

@@ -40,31 +40,32 @@ class _WithDefault(click.Group):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=_WithDefault)
+_EXAMPLES = """\b
+Examples:
+  neuropod plugins
+  neuropod plugins --json
+  neuropod plugins | awk -F'\\t' '$5 != "ok"'
+"""
+_STATUS = """\b
+Status:
+  ok            it can be used
+  no-framework  the framework that it drives is missing, or of a version that it was not made for
+  blocked       somebody blocked it, the reason says how
+  broken        it cannot be imported, or breaks its contract
+  conflict      another plugin claims the same platform: choose by --backend
+"""
+
+
+@click.group(cls=_WithDefault, epilog=_EXAMPLES)
 def plugins() -> None:
-    r"""Tell what the installed plugins offer; `list` may be left out.
-
-    \b
-    Examples:
-      neuropod plugins
-      neuropod plugins --json
-      neuropod plugins | awk -F'\t' '$5 != "ok"'
-    """
+    """Tell what the installed plugins offer; `list` may be left out."""
 
 
-@plugins.command("list")
+@plugins.command("list", epilog=_STATUS)
 @json_option
 @verbose_option
 def list_(*, as_json: bool) -> None:
-    r"""List every claim to a platform, importing plugins but no framework.
-
-    \b
-    Status:
-      ok            it can be used
-      no-framework  the framework that it drives is missing, or of a version that it was not made for
-      blocked       somebody blocked it, the reason says how
-      broken        it cannot be imported, or breaks its contract
-      conflict      another plugin claims the same platform: choose by --backend
+    """List every claim to a platform, importing plugins but no framework.
 
     In a pipe, each line is: plugin, platform, distribution, version, status, framework, trust, devices, options,
     packagers, reason.

@@ -21,8 +21,16 @@ __all__ = ["run"]
 
 _SHOW_EVERY_NS = 100_000_000
 
+_EPILOG = """\b
+Examples:
+  neuropod run digits.neuropod --test-data
+  neuropod run digits.neuropod --inputs digits.npz --outputs scores --save scores.npz
+  echo '{"x": [1, 2, 3]}' | neuropod run double.neuropod --inputs - --json | jq .outputs.y.values
+  neuropod run digits.neuropod --test-data --device cuda --option threads=2 --repeat 1000
+"""
 
-@click.command()
+
+@click.command(epilog=_EPILOG, short_help="Run the model once and show its outputs.")
 @click.argument("package", metavar="PACKAGE")
 @click.option("--inputs", metavar="FILE", help="The inputs: an .npz or a JSON file, or - for either on stdin.")
 @click.option("--test-data", is_flag=True, help="Take the inputs that are packaged with the model.")
@@ -53,10 +61,10 @@ def run(
     as_json: bool,
     **loading: Any,
 ) -> None:
-    r"""Run the model in PACKAGE once and show its outputs.
+    """Run the model in PACKAGE once and show its outputs.
 
-    With --repeat N it is called N more times with the same inputs, and the time of these calls is summarised; the outputs
-    are those of the first. Exit codes: see neuropod --help.
+    With --repeat N it is called N more times with the same inputs, and the time of these calls is summarised; the
+    outputs are those of the first. Exit codes: see neuropod --help.
 
     JSON inputs are one object: {"x": [[1, 2], [3, 4]], "name": ["a", "b"]}. A value becomes the type that the problem
     says only where nothing is lost but the last digits of a fraction: an int becomes a float32 if it is one exactly,
@@ -65,13 +73,6 @@ def run(
 
     With --json, the outputs have the form {"y": {"dtype": ..., "shape": ..., "values": ...}}, which is also read as
     inputs. In a pipe, each line is: output, name, type and shape, values (large tensors abbreviated).
-
-    \b
-    Examples:
-      neuropod run digits.neuropod --test-data
-      neuropod run digits.neuropod --inputs digits.npz --outputs scores --save scores.npz
-      echo '{"x": [1, 2, 3]}' | neuropod run double.neuropod --inputs - --json | jq .outputs.y.values
-      neuropod run digits.neuropod --test-data --device cuda --option threads=2 --repeat 1000
     """
     output = Output(as_json=as_json)
     _check_target(save)

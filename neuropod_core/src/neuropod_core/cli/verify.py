@@ -23,25 +23,26 @@ _STEPS = ("format", "hashes", "load", "test")
 
 _logger = logging.getLogger("neuropod")
 
+_EPILOG = """\b
+Examples:
+  neuropod verify digits.neuropod
+  neuropod verify --trust code *.neuropod
+  neuropod verify --no-load *.neuropod --json | jq '.packages[] | select(.status != "ok")'
+"""
 
-@click.command()
+
+@click.command(epilog=_EPILOG, short_help="Check hashes, loading and test data of packages.")
 @click.argument("packages", metavar="PACKAGE...", nargs=-1, required=True)
 @load_options
 @click.option("--no-load", is_flag=True, help="Check format and hashes only: no backend is needed, no model is opened.")
 @json_option
 @verbose_option
 def verify(packages: tuple[str, ...], *, no_load: bool, as_json: bool, **loading: Any) -> None:
-    r"""Check each PACKAGE: its format, its hashes, that it loads, and that its test data gives the packaged results.
+    """Check each PACKAGE: its format, its hashes, that it loads, and that its test data gives the packaged results.
 
     A step that fails ends the checks of its package, not those of the others. Exits with the code of what failed (see
     neuropod --help); with 1, if packages failed for different reasons. In a pipe, each line is: step, package, name of
     the step, status (ok, failed, skipped), detail.
-
-    \b
-    Examples:
-      neuropod verify digits.neuropod
-      neuropod verify --trust code *.neuropod
-      neuropod verify --no-load *.neuropod --json | jq '.packages[] | select(.status != "ok")'
     """
     output = Output(as_json=as_json)
     with output.claimed():
