@@ -16,6 +16,9 @@ PLUGINS = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("plugins/*/
 DISTRIBUTIONS = [CORE, *PLUGINS]
 PINS = Path("constraints") / f"py{sys.version_info.major}{sys.version_info.minor}.txt"
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
+# Rivals that provide one module; ml_dtypes comes with the core's extra [bfloat16] for those who want it.
+RIVALS = "onnxruntime-gpu=onnxruntime,tensorflow-cpu=tensorflow"
+DEPTRY = ["--package-module-name-map", RIVALS, "--per-rule-ignores", "DEP001=ml_dtypes,DEP003=ml_dtypes"]
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"  # pip inside: uv takes the CUDA build of torch.
@@ -32,7 +35,7 @@ def with_extras(distribution: Path) -> str:
     """Name a distribution with everything that runs on a CPU."""
     metadata = nox.project.load_toml(ROOT / distribution / "pyproject.toml")["project"]
     extras = sorted(set(metadata.get("optional-dependencies", ())) - {"gpu"})
-    return f"./{distribution}[{','.join(extras)}]"
+    return f"./{distribution}" + (f"[{','.join(extras)}]" if extras else "")
 
 
 # ----------------------------------------------------------------------------------------------------------- for users
@@ -85,6 +88,9 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", *([] if fix else ["--diff"]))
     session.run("codespell")
     session.run("validate-pyproject", *(f"{folder}/pyproject.toml" for folder in (".", *DISTRIBUTIONS)))
+    for distribution in DISTRIBUTIONS:
+        with session.chdir(distribution):
+            session.run("deptry", *DEPTRY, "src", silent=True)
 
 
 @nox.session

@@ -63,7 +63,6 @@ FUNCTIONS: dict[str, Callable[[Tensors], Tensors]] = {
 }
 
 
-
 class Calculation(Executor):
     """Runs one of `FUNCTIONS`."""
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -25,7 +26,9 @@ def unpacked(path: Path) -> Path:
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
     """Give every path below a folder with its inode and its last change."""
     return {
-        str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in [folder, *folder.rglob("*")] if path.exists()
+        str(path): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in [folder, *folder.rglob("*")]
+        if path.exists()
     }
 
 
@@ -75,6 +78,12 @@ def test_damaged_content_is_replaced(damage: str, tmp_path: Path) -> None:
     assert (cache.add("key", fill) / "a").read_bytes() == b"content"
 
 
+def test_only_the_owner_reads_the_cache(tmp_path: Path) -> None:
+    Cache(tmp_path / "shared").add("key", fill)
+
+    assert stat.S_IMODE((tmp_path / "shared/v1").stat().st_mode) == 0o700
+
+
 def test_a_failed_filling_leaves_nothing(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         fill(folder)
@@ -90,7 +99,7 @@ def test_a_failed_filling_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("settled")
 @pytest.mark.parametrize("package_as_zip", [True, False], ids=["archive", "folder"])
-def test_the_second_load_writes_nothing(package_as_zip: bool, write: Write, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+def test_the_second_load_writes_nothing(package_as_zip: bool, write: Write, tmp_path: Path) -> None:
     path = write(tmp_path / "m.neuropod", package_as_zip=package_as_zip)
     load_neuropod(path).close()
     before = tree(tmp_path)
@@ -163,7 +172,7 @@ with Package.open(sys.argv[1]) as opened:
 
 def opener(path: Path, mode: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", OPEN, str(path), mode]
-    started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - ourselves
+    started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
     assert started.stdout.readline() in ("unpacking\n", "started\n")
     return started

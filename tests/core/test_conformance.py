@@ -21,7 +21,7 @@ class TestCalc(BackendTests):
     @pytest.fixture(autouse=True)
     def registered(self, calc: Any) -> Iterator[None]:
         del calc
-        yield
+        return
 
     @pytest.fixture
     def write_model(self) -> WriteModel:

@@ -78,9 +78,7 @@ def test_a_library_needs_trust_in_code(write: Write, tmp_path: Path) -> None:
     load_neuropod(path, trust=Trust.CODE).close()
 
 
-def test_a_backend_may_need_more_trust_for_one_artefact(
-    path: Path, calc: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_backend_may_need_more_trust_for_one_artefact(path: Path, calc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(calc), "trust_needed", lambda self, variant: Trust.CODE)
 
     with pytest.raises(TrustError, match="needs trust 'code' \\(this one holds code\\)"):

@@ -76,7 +76,9 @@ def test_an_executor_that_is_not_safe_is_called_by_one_thread_at_a_time(path: Pa
     calc_class.load = load
     try:
         with load_neuropod(path) as model:
-            threads = [threading.Thread(target=lambda: [model.infer({"x": x, "y": x}) for _ in range(200)]) for _ in range(8)]
+            threads = [
+                threading.Thread(target=lambda: [model.infer({"x": x, "y": x}) for _ in range(200)]) for _ in range(8)
+            ]
             for thread in threads:
                 thread.start()
             for thread in threads:

@@ -100,7 +100,7 @@ def test_a_changed_file_is_found(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["new", "content known"])
-def test_a_changed_archive_is_found(known: bool, write: Write, tmp_path: Path) -> None:  # noqa: FBT001 - a parameter
+def test_a_changed_archive_is_found(known: bool, write: Write, tmp_path: Path) -> None:
     path, changed = write(tmp_path / "m.neuropod"), tmp_path / "changed.neuropod"
     if known:
         unpacked(path)

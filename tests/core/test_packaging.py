@@ -149,7 +149,9 @@ def test_what_is_there_is_never_replaced(make: Callable[[Path], None], write: Wr
 
 @pytest.mark.parametrize("package_as_zip", [True, False])
 def test_of_two_packagers_one_wins_and_the_other_says_so(
-    package_as_zip: bool, write: Write, tmp_path: Path  # noqa: FBT001 - a parameter
+    package_as_zip: bool,
+    write: Write,
+    tmp_path: Path,
 ) -> None:
     path, outcomes, barrier = tmp_path / "m.neuropod", [], threading.Barrier(2)
 

@@ -30,7 +30,8 @@ from neuropod_core import Backend, Descriptor, Trust, hookimpl
 neuropod_contract = (1, 0)
 class Made(Backend):
     def __init__(self, platform):
-        self.descriptor = Descriptor(platform=platform, trust=Trust.DATA, packagers={{"create_{name}": "{module}:create"}})
+        packagers = {{"create_{name}": "{module}:create"}}
+        self.descriptor = Descriptor(platform=platform, trust=Trust.DATA, packagers=packagers)
     def load(self, variant, options):
         raise AssertionError
 def create(): return "made by {name}"
@@ -110,7 +111,9 @@ def test_rivals_are_named_and_one_can_be_chosen(install: Callable[..., None]) ->
     with pytest.raises(BackendConflictError, match="2 plugins claim platform 'made' \\(one, other_one\\)"):
         plugins.backend_for("made")
     assert type(plugins.backend_for("made", "other-one")).__module__ == "plugin_other_one"
-    with pytest.raises(BackendNotFoundError, match="no backend by 'third' for platform 'made' \\(installed: one, other_one\\)"):
+    with pytest.raises(
+        BackendNotFoundError, match="no backend by 'third' for platform 'made' \\(installed: one, other_one\\)"
+    ):
         plugins.backend_for("made", "third")
 
 
@@ -206,7 +209,15 @@ def test_a_hook_of_the_wrong_signature_is_refused(install: Callable[..., None]) 
 
 @pytest.mark.parametrize(
     ("version_range", "fits"),
-    [("*", True), ("", True), (">=1.2 <3", True), ("2.x", False), ("^1.26", True), (">=1.0.0-rc1", True), ("1.0 || >1.2", True)],
+    [
+        ("*", True),
+        ("", True),
+        (">=1.2 <3", True),
+        ("2.x", False),
+        ("^1.26", True),
+        (">=1.0.0-rc1", True),
+        ("1.0 || >1.2", True),
+    ],
 )
 def test_framework_versions_follow_npm_ranges(version_range: str, fits: bool) -> None:
     backend = Some(framework="made-framework")

@@ -37,7 +37,9 @@ class Interface:
         self.__array_interface__ = array.__array_interface__
 
 
-@pytest.mark.parametrize("wrap", [lambda a: a, Lent, Interface, memoryview], ids=["array", "dlpack", "interface", "buffer"])
+@pytest.mark.parametrize(
+    "wrap", [lambda a: a, Lent, Interface, memoryview], ids=["array", "dlpack", "interface", "buffer"]
+)
 def test_memory_is_taken_without_a_copy(wrap: object) -> None:
     owner = np.arange(6, dtype=np.float32)
     taken = as_array(wrap(owner))  # type: ignore[operator]  # each wraps an array

@@ -39,7 +39,7 @@ def is_private(path: str) -> bool:
         ("from ._tensors import owned", False),
     ],
 )
-def test_private_imports_are_seen(source: str, private: bool) -> None:  # noqa: FBT001
+def test_private_imports_are_seen(source: str, private: bool) -> None:
     assert any(map(is_private, imported_from_core(source))) is private
 
 

@@ -22,7 +22,7 @@ def tracked() -> tuple[Path, ...]:
         check=True,
         capture_output=True,
         text=True,
-    )  # noqa: S607
+    )
     return tuple(path for path in map(Path, listed.stdout.split("\0")) if (ROOT / path).is_file())
 
 

@@ -29,7 +29,8 @@ def _difference(path: str, result: Array | None, wanted: Array) -> float:
     if result is None or result.shape != wanted.shape:
         raise ResultMismatchError(path, describe(wanted), "nothing" if result is None else describe(result))
     if wanted.dtype.kind in "OUST":
-        if not np.array_equal(result, as_text(wanted)):
+        text = as_text(wanted)
+        if text is None or not np.array_equal(result, text):
             raise ResultMismatchError(path, f"the text {describe(wanted)}", "other text")
         return 0.0
     largest = _largest_difference(result, wanted)

@@ -225,7 +225,7 @@ def _pieces_of(path: Path, size: int, at: str) -> Iterator[bytes]:
     """Read a regular file that has not changed its size since it was listed; never follow a link put in its place."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        with open(descriptor, "rb", buffering=0) as source:
+        with os.fdopen(descriptor, "rb", buffering=0) as source:
             left = size
             while left and (piece := source.read(min(left, _CHUNK_BYTES))):
                 left -= len(piece)

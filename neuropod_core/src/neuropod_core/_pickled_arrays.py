@@ -31,7 +31,7 @@ _NUMBERS = {f"{dtype.value[0]}{dtype.itemsize}": dtype for dtype in DType if dty
 }
 _CHARACTER_BYTES = {"S": 1, "U": 4}
 _MOST_COPIES = 8
-_SMALL = 2**16
+_SMALL = 2**24
 _POINTER_BYTES = 8
 
 
@@ -218,7 +218,8 @@ def _set_type(target: PickledType, state: object) -> None:
 class Rebuilder:
     """Makes arrays of the values of one pickle of `size` bytes.
 
-    All of them together take at most eight times as much as the pickle, however often it mentions one and the same.
+    All of them together, texts written out, take at most 16 MiB and eight times as much as the pickle, however often it
+    mentions one and the same.
     """
 
     def __init__(self, size: int) -> None:
@@ -235,17 +236,24 @@ class Rebuilder:
         array = self._built.get(id(note))
         if array is None:
             array = self._built[id(note)] = _rebuilt(note)
-        self._allowance.spend(array.nbytes + len(cast("bytes", note.items)))
+        self._allowance.spend(array.nbytes + len(cast("bytes", note.items)) + _text_characters(array))
         copied: Array = array.copy(order="K")
         return copied
 
     def _of_plain(self, items: list[Any], shape: tuple[int, ...]) -> Array:
-        self._allowance.spend(_POINTER_BYTES * len(items))
         if len(set(map(type, items))) == 1 and isinstance(items[0], int | float):
-            array = np.array(items)
+            array: Array = np.array(items)
+            self._allowance.spend(array.nbytes)
             if array.dtype.kind != "O":  # An int that no element type holds.
-                return array.reshape(shape)
-        return texts(_texts_of(items), shape)
+                owned: Array = array.reshape(shape).copy()
+                return owned
+        array = texts(_texts_of(items), shape)
+        self._allowance.spend(array.nbytes + _text_characters(array))
+        return array
+
+
+def _text_characters(array: Array) -> int:
+    return sum(map(len, array.ravel("K").tolist())) if array.dtype.kind == "O" else 0
 
 
 def _rebuilt(array: PickledArray) -> Array:
@@ -269,7 +277,7 @@ def _texts_of(items: list[Any]) -> list[str]:
     if other is not None:
         raise MalformedError(f"an array of objects holds texts only, not a {type(other).__name__}")
     # Each once, however often the list mentions it: a short pickle can mention a long text very often.
-    decoded = {item: _text(item) for item in items if type(item) is bytes}
+    decoded = {item: _text(item) for item in {item for item in items if type(item) is bytes}}
     _check_encodable("".join({item for item in items if type(item) is str}))
     return [decoded[item] if type(item) is bytes else item for item in items]
 

@@ -9,6 +9,7 @@ the pickle: no instruction takes longer than the bytes that it consumes.
 
 from __future__ import annotations
 
+import codecs
 import re
 import struct
 from collections.abc import Callable
@@ -20,15 +21,14 @@ from neuropod_core._pickled_arrays import CALLS, Allowance, Name, admitted, fill
 
 __all__ = ["load"]
 
-_MOST_STEPS = 1_000_000
+_MOST_STEPS = 500_000
 _MOST_CONTAINERS = 50_000
 _MOST_MARKS = 64
 _LONGEST_LINE = 64
 _LONGEST_INTEGER_BYTES = 9  # 2**64 - 1 with its sign
 _NEWEST_PROTOCOL = 5
 
-_ESCAPE = re.compile(rb"\\(x[0-9A-Fa-f]{2}|[\\'\"tnr]|)")  # What the repr of a str of Python 2 has.
-_ESCAPED = {b"\\": b"\\", b"'": b"'", b'"': b'"', b"t": b"\t", b"n": b"\n", b"r": b"\r"}
+_ESCAPE = re.compile(rb"\\(?:x[0-9A-Fa-f]{2}|[\\'\"tnr])")  # What the repr of a str of Python 2 has.
 
 
 def load(data: bytes) -> object:
@@ -180,14 +180,9 @@ def _quoted_line(machine: _Machine) -> bytes:
     quote = line[:1]
     if len(line) < 2 or quote not in (b"'", b'"') or line[-1:] != quote:  # noqa: PLR2004 - two quotes
         raise MalformedError("a string without quotes")
-    return _ESCAPE.sub(_unescaped, line[1:-1])
-
-
-def _unescaped(escape: re.Match[bytes]) -> bytes:
-    code = escape[1]
-    if not code:
+    if b"\\" in _ESCAPE.sub(b"", line[1:-1]):
         raise MalformedError("an escape that Python 2 never wrote")
-    return bytes.fromhex(code[1:].decode()) if code[:1] == b"x" else _ESCAPED[code]
+    return codecs.escape_decode(line[1:-1])[0]
 
 
 def _sized(machine: _Machine, width: int) -> bytes:
@@ -222,7 +217,9 @@ def _memoize(machine: _Machine) -> None:
 
 
 def _remember(machine: _Machine, index: int) -> None:
-    machine.memo[index] = machine.top(object)
+    if not machine.stack:
+        raise MalformedError("nothing is on the stack")
+    machine.memo[index] = machine.stack[-1]
 
 
 def _recall(machine: _Machine, index: int) -> None:

@@ -24,9 +24,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, Union
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Tensors = dict[str, Array]
 """Tensors by name."""
 
-Names = Union[Sequence[str], None]
+Names = Sequence[str] | None
 """Names of outputs to compute; None for all of them."""
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -93,11 +94,12 @@ class Descriptor:
     stateful: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.platform, str) or not self.platform:
-            raise SpecError(f"a descriptor names its platform, not {shown(self.platform)}")
+        if not self.platform:
+            raise SpecError("a descriptor names its platform")
         object.__setattr__(self, "trust", Trust.parse(self.trust))
-        framework = (self.framework,) if isinstance(self.framework, str) else tuple(self.framework)
-        object.__setattr__(self, "framework", framework)
+        framework: object = self.framework  # One name, not in a tuple, is an easy slip.
+        if isinstance(framework, str):
+            object.__setattr__(self, "framework", (framework,))
         object.__setattr__(self, "dtypes", frozenset(map(DType.parse, self.dtypes)))
 
 
@@ -125,12 +127,10 @@ class LoadOptions:
         OptionError
             If the value is no such number.
         """
-        value = self.values.get(name, default)
-        if value is default:
-            return default
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise OptionError(f"option {name!r} is an int of at least {least}, not {shown(value)}")
-        return value
+        value: object = self.values.get(name, default)
+        if value is default or (type(value) is int and value >= least):
+            return value
+        raise OptionError(f"option {name!r} is an int of at least {least}, not {shown(value)}")
 
     def flag(self, name: str, *, default: bool = False) -> bool:
         """Give the option `name` as a bool, or `default` where it was not given.
@@ -166,7 +166,7 @@ class Executor(ABC):
     `stateful` says whether a call changes what later calls give.
     """
 
-    thread_safe: ClassVar[bool] = True
+    thread_safe: bool = True
     stateful: bool = False
 
     @abstractmethod
@@ -226,20 +226,18 @@ class Backend(ABC):
         """
 
     def framework_version(self) -> str | None:
-        """The installed version of the framework, found without importing it; None if it is not installed.
+        """Give the installed version of the framework, found without importing it; None if it is not installed.
 
         A platform without a framework answers with what its packages' version range speaks of.
         """
         from importlib import metadata
 
         for distribution in self.descriptor.framework:
-            try:
+            with suppress(metadata.PackageNotFoundError):
                 return metadata.version(distribution)
-            except metadata.PackageNotFoundError:
-                continue
         return None
 
     def trust_needed(self, variant: Variant) -> Trust:
-        """The class of this one artefact, where it is more than `Descriptor.trust`; reads it without running it."""
+        """Give the class of this one artefact, where it is more than `Descriptor.trust`; never run it for that."""
         del variant
         return self.descriptor.trust

@@ -22,7 +22,7 @@ from neuropod_core.errors import OptionError, TensorMismatchError, shown
 from neuropod_core.problem import Dim, Problem, TensorSpec
 from neuropod_core.tensors import all_text, as_array, as_text, describe
 
-__all__ = ["Cast", "Sizes", "input_check", "output_check"]
+__all__ = ["Cast", "InputCheck", "OutputCheck", "Sizes", "input_check", "output_check"]
 
 Cast = Literal["no", "safe", "same_kind"]
 """Whether a wrong element type is converted: never, where no value changes, or within a kind (float64 to float32)."""
@@ -30,10 +30,16 @@ Cast = Literal["no", "safe", "same_kind"]
 Sizes = tuple[Any, ...]
 """The values of a problem's symbols in one call, in the order of `Problem`; None where no tensor bound one."""
 
+InputCheck = Callable[[Mapping[str, object]], tuple[Tensors, Sizes]]
+"""Gives the inputs of a call as arrays, with the sizes that they bind, or raises."""
+
+OutputCheck = Callable[[Mapping[str, object], Sizes], Tensors]
+"""Gives the results of a call that were asked for, or raises."""
+
 _CASTS = ("no", "safe", "same_kind")
 
 
-def input_check(problem: Problem, cast: Cast = "no") -> Callable[[Mapping[str, object]], tuple[Tensors, Sizes]]:
+def input_check(problem: Problem, cast: Cast = "no") -> InputCheck:
     """Compile the check of a call's inputs: it gives them as arrays, with the sizes that they bind.
 
     Parameters
@@ -54,9 +60,7 @@ def input_check(problem: Problem, cast: Cast = "no") -> Callable[[Mapping[str, o
     return _compiled(problem.inputs, symbols, _InputTwin(problem, symbols, cast), after=False, some=False)
 
 
-def output_check(
-    problem: Problem, names: Iterable[str] | None = None
-) -> Callable[[Mapping[str, object], Sizes], Tensors]:
+def output_check(problem: Problem, names: Iterable[str] | None = None) -> OutputCheck:
     """Compile the check of a call's results: it gives those that were asked for.
 
     Parameters
@@ -105,7 +109,7 @@ class _InputTwin:
         self._specs = {spec.name: spec for spec in problem.inputs}
         self._symbols, self._cast = symbols, cast
 
-    def __call__(self, inputs: Mapping[str, object]) -> tuple[Tensors, Sizes]:
+    def __call__(self, inputs: object) -> tuple[Tensors, Sizes]:
         if not isinstance(inputs, Mapping):
             raise TensorMismatchError("inputs", "tensors by name", describe(inputs), "pass a dictionary")
         _refuse_unknown("inputs", inputs, self._specs)
@@ -125,7 +129,7 @@ class _OutputTwin:
         self._specs = {spec.name: spec for spec in specs}
         self._symbols, self._some = symbols, some
 
-    def __call__(self, results: Mapping[str, object], sizes: Sizes) -> Tensors:
+    def __call__(self, results: object, sizes: Sizes) -> Tensors:
         if not isinstance(results, Mapping):
             raise TensorMismatchError("outputs", "tensors by name", describe(results))
         if not self._some:
@@ -141,7 +145,7 @@ class _OutputTwin:
         return arrays
 
 
-def _refuse_unknown(side: str, given: Mapping[str, object], specs: Mapping[str, TensorSpec]) -> None:
+def _refuse_unknown(side: str, given: Mapping[Any, Any], specs: Mapping[str, TensorSpec]) -> None:
     for name in given:
         if name not in specs:
             there = ", ".join(specs) or "none"
@@ -283,5 +287,10 @@ class _LengthWriter:
             case (True, _):
                 return [f"if {length} != {variable}:", "    raise ValueError"]
             case (False, True):
-                return [f"if {variable} is None:", f"    {variable} = {length}", f"elif {length} != {variable}:", "    raise ValueError"]
+                return [
+                    f"if {variable} is None:",
+                    f"    {variable} = {length}",
+                    f"elif {length} != {variable}:",
+                    "    raise ValueError",
+                ]
         return [f"{variable} = {length}"]

@@ -1,8 +1,8 @@
 """Between the bytes of ``config.json`` and `Config`; pure.
 
-Source: the layout is that of uber/neuropod at fde79d9 (``name``, ``platform``, ``input_spec``, ...). The key ``problem``
-is ours: with it, the rules of `Problem` hold; without it, those of the original tool, in which every tensor is optional
-and symbols tie the inputs only.
+Source: the layout is that of uber/neuropod at fde79d9 (``name``, ``platform``, ``input_spec``, ...). The key
+``problem`` is ours: with it, the rules of `Problem` hold; without it, those of the original tool, in which every tensor
+is optional and symbols tie the inputs only.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from enum import Enum
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -91,18 +91,17 @@ class DType(str, Enum):
 
 
 _BY_NAME: dict[object, DType] = {dtype.value: dtype for dtype in DType}
-_ITEM_BYTES = {
-    dtype: 0 if dtype is DType.STRING else int(re.sub(r"\D", "", dtype.value) or 8) // 8 for dtype in DType
-}
+_ITEM_BYTES = {dtype: 0 if dtype is DType.STRING else int(re.sub(r"\D", "", dtype.value) or 8) // 8 for dtype in DType}
 
 
-@lru_cache(maxsize=None)
+@cache
 def _numpy_type(dtype: DType) -> np.dtype[Any]:
     if dtype is DType.STRING:
         return np.dtype(object)
     if dtype is DType.BFLOAT16:
         return _bfloat16()
-    return np.dtype(dtype.value)
+    plain: np.dtype[Any] = np.dtype(dtype.value)
+    return plain
 
 
 def _bfloat16() -> np.dtype[Any]:
@@ -112,4 +111,5 @@ def _bfloat16() -> np.dtype[Any]:
         raise SpecError(
             "bfloat16 needs the package ml_dtypes", remedy="run: pip install 'neuropod-core[bfloat16]'"
         ) from error
-    return np.dtype(ml_dtypes.bfloat16)
+    brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return brain

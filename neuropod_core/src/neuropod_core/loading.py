@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +20,7 @@ from neuropod_core.placement import IN_PROCESS, Placement
 from neuropod_core.plugins import backend_for, check_framework
 from neuropod_core.trust import Trust, check_trust
 
-__all__ = ["load_neuropod"]
+__all__ = ["load_neuropod", "trust_needed"]
 
 
 def load_neuropod(
@@ -91,13 +91,38 @@ def load_neuropod(
     return model
 
 
+def trust_needed(package: Package, backend: Backend, *, look_inside: bool = True) -> tuple[Trust, str]:
+    """Tell which trust a package needs to be loaded by `backend`, and why.
+
+    Parameters
+    ----------
+    package, backend
+        What is to be loaded, and by what.
+    look_inside
+        Whether backends whose artefacts differ may look at this one, for which it is verified and unpacked. Without,
+        the answer is the least that it needs.
+
+    Raises
+    ------
+    PackageError
+        If it is not what its manifest says.
+    """
+    most, reason = Trust.DATA, ""
+    for needed, why in _demands(package, backend, look_inside=look_inside):
+        if needed.admits(most):
+            most, reason = needed, why
+        if needed is Trust.CODE:
+            break
+    return most, reason
+
+
 def _load_options(descriptor: Descriptor, device: str, values: Mapping[str, Any]) -> LoadOptions:
     for name in values:
         if name not in descriptor.options:
             there = ", ".join(sorted(descriptor.options)) or "none"
             what = f"the backend for {descriptor.platform!r} has no option {shown(name)} (options: {there})"
             raise OptionError(what, remedy="leave it out or rename it")
-    kind, _, number = device.partition(":") if isinstance(device, str) else ("", "", "")
+    kind, _, number = str(device).partition(":")
     if kind != "auto" and kind not in descriptor.devices:
         there = ", ".join(descriptor.devices)
         what = f"the backend for {descriptor.platform!r} runs on {there}, not on {shown(device)}"
@@ -118,10 +143,16 @@ def _check_dtypes(package: Package, descriptor: Descriptor) -> None:
 
 
 def _check_trust(package: Package, backend: Backend, given: Trust) -> None:
+    for needed, why in _demands(package, backend):
+        check_trust(needed, given, why, str(package.path))
+
+
+def _demands(package: Package, backend: Backend, *, look_inside: bool = True) -> Iterator[tuple[Trust, str]]:
+    """Give each trust class that a package needs and why, what unpacks it last."""
     if package.has_custom_ops():
-        check_trust(Trust.CODE, given, "it brings native libraries in 0/ops", str(package.path))
+        yield Trust.CODE, "it brings native libraries in 0/ops"
     needed = backend.descriptor.trust
-    check_trust(needed, given, f"{needed} is the class of {package.config.platform} packages", str(package.path))
-    if type(backend).trust_needed is not Backend.trust_needed:
+    yield needed, f"{needed} is the class of {package.config.platform} packages"
+    if look_inside and type(backend).trust_needed is not Backend.trust_needed:
         needed = backend.trust_needed(package.variant())
-        check_trust(needed, given, f"this one holds {needed}", str(package.path))
+        yield needed, f"this one holds {needed}"

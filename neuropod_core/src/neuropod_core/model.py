@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuropod_core import plugins
 from neuropod_core._comparison import compare
 from neuropod_core.backend import Array, Executor, Names, Tensors
-from neuropod_core.checks import Cast, Sizes, input_check, output_check
+from neuropod_core.checks import Cast, OutputCheck, Sizes, input_check, output_check
 from neuropod_core.dtypes import DType
-from neuropod_core.errors import InferenceError, ModelClosedError, NeuropodError, PackageError, TensorMismatchError, shown
+from neuropod_core.errors import (
+    InferenceError,
+    ModelClosedError,
+    NeuropodError,
+    PackageError,
+    TensorMismatchError,
+    shown,
+)
 from neuropod_core.package import Package
 from neuropod_core.problem import Problem, TensorSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Neuropod"]
 
@@ -38,7 +48,13 @@ class Neuropod:
     """
 
     def __init__(
-        self, package: Package, executor: Executor, *, framework_version: str = "", checks: bool = True, cast: Cast = "no"
+        self,
+        package: Package,
+        executor: Executor,
+        *,
+        framework_version: str = "",
+        checks: bool = True,
+        cast: Cast = "no",
     ) -> None:
         self.name, self.platform = package.config.name, package.config.platform
         self.problem: Problem = package.config.problem
@@ -47,7 +63,7 @@ class Neuropod:
         self._closing = threading.Lock()
         self._check_inputs = input_check(self.problem, cast) if checks else _unchecked_inputs
         self._check_outputs = output_check(self.problem) if checks else _unchecked_outputs
-        self._check_some = lru_cache(maxsize=64)(partial(output_check, self.problem) if checks else _Only)
+        self._check_some = lru_cache(maxsize=64)(partial(_check_of_some, self.problem, checks=checks))
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -152,7 +168,7 @@ class Neuropod:
             executor, self._executor = self._executor, _CLOSED
             executor.close()
 
-    def __enter__(self) -> Neuropod:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -161,9 +177,9 @@ class Neuropod:
     def __repr__(self) -> str:
         return f"<Neuropod {self.name!r} ({self.platform}) {self.problem}>"
 
-    def _check_for(self, outputs: Sequence[str]) -> Callable[[Tensors, Sizes], Tensors]:
+    def _check_for(self, outputs: Sequence[str]) -> OutputCheck:
         names = () if isinstance(outputs, str) or not isinstance(outputs, Iterable) else tuple(outputs)
-        if not names and outputs not in ([], ()) or not all(isinstance(name, str) for name in names):
+        if (not names and outputs not in ([], ())) or not all(isinstance(name, str) for name in names):
             raise TensorMismatchError("outputs", "a sequence of names", shown(outputs), "pass a list of names")
         return self._check_some(names)
 
@@ -183,12 +199,16 @@ class _Closed(Executor):
 _CLOSED = _Closed()
 
 
-def _unchecked_inputs(inputs: Tensors) -> tuple[Tensors, tuple[()]]:
-    return inputs, ()
+def _unchecked_inputs(inputs: Mapping[str, Any]) -> tuple[Tensors, Sizes]:
+    return dict(inputs), ()
 
 
-def _unchecked_outputs(results: Tensors, _: object) -> Tensors:
-    return results
+def _unchecked_outputs(results: Mapping[str, Any], _: Sizes) -> Tensors:
+    return dict(results)
+
+
+def _check_of_some(problem: Problem, names: tuple[str, ...], *, checks: bool) -> OutputCheck:
+    return output_check(problem, names) if checks else _Only(names)
 
 
 class _Only:
@@ -197,7 +217,7 @@ class _Only:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
 
-    def __call__(self, results: Tensors, _: object) -> Tensors:
+    def __call__(self, results: Mapping[str, Any], _: Sizes) -> Tensors:
         return {name: results[name] for name in self._names}
 
 

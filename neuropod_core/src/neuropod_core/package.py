@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from neuropod_core import test_data
@@ -21,6 +21,9 @@ from neuropod_core.errors import PackageError, PackageFormatError, PackageIntegr
 from neuropod_core.limits import Limits
 from neuropod_core.test_data import TestData
 from neuropod_core.variants import Variant
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Package"]
 
@@ -162,7 +165,7 @@ class Package:
         self._closed = True
         self._container.close()
 
-    def __enter__(self) -> Package:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -275,7 +278,7 @@ class Package:
 
 
 def _local_path(source: str | os.PathLike[str]) -> Path:
-    text = os.fspath(source)
+    text: object = os.fspath(source)
     if not isinstance(text, str) or "\0" in text or not text:
         raise PackageNotFoundError("the place of a package is a path or a URL", at=repr(text))
     scheme = urlsplit(text).scheme if "://" in text else ""

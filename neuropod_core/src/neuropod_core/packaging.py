@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Union, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from neuropod_core import test_data
 from neuropod_core._cache import remove_tree
 from neuropod_core._comparison import compare
 from neuropod_core._containers import open_container
+from neuropod_core.backend import Array
 from neuropod_core.checks import input_check
 from neuropod_core.config import Config, Manifest
 from neuropod_core.errors import NeuropodError, PackagingError, shown
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NewPackage", "PackageArguments", "ZipCompression", "new_package", "repack"]
 
-ZipCompression = Union[Literal["deflated", "stored"], int]
+ZipCompression = Literal["deflated", "stored"] | int
 """How files lie in an archive; the constants of `zipfile` are taken too."""
 
 _COMPRESSIONS: Mapping[object, int] = {
@@ -44,7 +45,6 @@ _COMPRESSIONS: Mapping[object, int] = {
     zipfile.ZIP_DEFLATED: zipfile.ZIP_DEFLATED,
     zipfile.ZIP_STORED: zipfile.ZIP_STORED,
 }
-_LEVEL = 6
 _DATE = (2000, 1, 1, 0, 0, 0)
 _CHUNK_BYTES = 1 << 20
 
@@ -276,15 +276,13 @@ def _tried(infer: Any, problem: Problem, arguments: PackageArguments) -> TestDat
     return TestData(inputs, expected)
 
 
-def _expected(name: str, value: object) -> Any:
-    array = as_array(value)
-    if array is None:
-        array = np.asarray(value)
-    if array.dtype.kind in "OUST":
-        array = as_text(array)  # type: ignore[assignment]  # None is refused below
-    if array is None:
+def _expected(name: str, value: object) -> Array:
+    taken = as_array(value)
+    array = np.asarray(value) if taken is None else taken
+    tensor = as_text(array) if array.dtype.kind in "OUST" else array
+    if tensor is None:
         raise PackagingError(f"test_expected_out.{name} is {describe(value)}, no tensor")
-    return array
+    return tensor
 
 
 def _write_manifest(root: Path) -> None:
@@ -336,6 +334,5 @@ def _zip(root: Path, archive: Path, compression: int) -> None:
             entry = zipfile.ZipInfo(path, _DATE)
             entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
             entry.compress_type, entry.file_size = compression, (root / path).stat().st_size
-            entry._compresslevel = _LEVEL  # type: ignore[attr-defined]  # noqa: SLF001 - public only from Python 3.13
             with (root / path).open("rb") as source, target.open(entry, "w") as into:
                 shutil.copyfileobj(source, into, _CHUNK_BYTES)

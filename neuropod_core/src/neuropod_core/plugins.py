@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import pluggy
 
@@ -24,6 +25,9 @@ from neuropod_core.errors import (
     PluginError,
     shown,
 )
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 __all__ = [
     "BLOCKED_VARIABLE",
@@ -43,7 +47,6 @@ BLOCKED_VARIABLE = "NEUROPOD_BLOCKED_PLUGINS"
 """Environment variable: names of distributions, separated by commas, whose plugins are not used."""
 
 _FIRST_PARTY = {"torchscript": "torch", "tensorflow": "tf", "onnx": "onnx", "python": "python"}
-_LONGEST_RANGE = 256
 
 _logger = logging.getLogger("neuropod")
 _blocked: set[str] = set()
@@ -167,17 +170,21 @@ def unregister(platform: str) -> None:
 
 @lru_cache(maxsize=1)
 def observers() -> pluggy.PluginManager:
-    """Give the plugins that watch, found once in the group ``neuropod.observers``; a broken one is logged and left out."""
+    """Give the plugins that watch, found once in the group ``neuropod.observers``; broken ones are logged."""
     from importlib import metadata  # Slow to import, and not needed until a package is opened.
 
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     for entry in metadata.entry_points(group=hookspecs.OBSERVERS_GROUP):
-        try:
-            manager.register(entry.load(), name=entry.name)
-        except Exception:  # An observer may raise anything; the model it would watch must load.
-            _logger.exception("observer %r cannot be used", entry.name)
+        _add_observer(manager, entry)
     return manager
+
+
+def _add_observer(manager: pluggy.PluginManager, entry: metadata.EntryPoint) -> None:
+    try:
+        manager.register(entry.load(), name=entry.name)
+    except Exception:  # An observer may raise anything; the model it would watch must load.
+        _logger.exception("observer %r cannot be used", entry.name)
 
 
 def notify(hook: str, **facts: object) -> None:
@@ -214,7 +221,9 @@ def _imported(plugin: Plugin) -> object:
         raise
     except BaseException as error:  # A plugin may raise anything while it is imported, SystemExit too.
         reason = f"importing {plugin.target} raised {type(error).__name__}: {error}"
-        raise PluginError(str(plugin), reason, f"reinstall it: pip install --force-reinstall {plugin.distribution}") from error
+        raise PluginError(
+            str(plugin), reason, f"reinstall it: pip install --force-reinstall {plugin.distribution}"
+        ) from error
 
 
 def _asked(plugin: Plugin, module: object) -> Backend:
@@ -248,7 +257,9 @@ def _check_contract(plugin: Plugin, module: object) -> None:
     ours = ".".join(map(str, CONTRACT_VERSION))
     if not (isinstance(contract, tuple) and len(contract) == 2 and all(type(part) is int for part in contract)):  # noqa: PLR2004 - major, minor
         reason = f"it states no contract version, neuropod_contract is {shown(contract)}, this core serves {ours}"
-        raise PluginContractError(str(plugin), reason, f"put neuropod_contract = {CONTRACT_VERSION} into {plugin.target}")
+        raise PluginContractError(
+            str(plugin), reason, f"put neuropod_contract = {CONTRACT_VERSION} into {plugin.target}"
+        )
     theirs = ".".join(map(str, contract))
     if contract > CONTRACT_VERSION:
         reason = f"it was written for contract {theirs}, this core serves up to {ours}"
@@ -298,8 +309,6 @@ def _in_npm_range(version: str, version_range: str, asked_by: str) -> bool:
     from semantic_version import NpmSpec, Version
 
     try:
-        if len(version_range) > _LONGEST_RANGE:
-            raise ValueError
         spec = NpmSpec(version_range)
     except ValueError:
         what = f"platform_version_semver {shown(version_range)} is no npm-style version range"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from neuropod_core.errors import SpecError, shown
 
 __all__ = ["Dim", "Problem", "TensorSpec"]
 
-Dim = Union[int, str, None]
+Dim = int | str | None
 """One dimension: its length, a symbol that has one value per call, or None for any length."""
 
 SpecLike = Union["TensorSpec", Mapping[str, object], str]
@@ -188,7 +189,9 @@ class Problem:
         """
         unknown = sorted(set(fields) - {"inputs", "outputs", "name", "description"})
         if unknown:
-            raise SpecError(f"unknown keys {shown(unknown)} in a problem", remedy="use inputs, outputs, name, description")
+            raise SpecError(
+                f"unknown keys {shown(unknown)} in a problem", remedy="use inputs, outputs, name, description"
+            )
         missing = [side for side in ("inputs", "outputs") if side not in fields]
         if missing:
             raise SpecError(f"a problem needs {' and '.join(missing)}")
@@ -284,9 +287,9 @@ def _dim_from_text(text: str, name: str) -> Dim:
 
 
 def _parse_toml(path: Path) -> object:
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ImportError:  # Python 3.10
+    else:
         import tomli as tomllib
     return tomllib.loads(path.read_text("utf-8"))
 

@@ -31,7 +31,7 @@ def as_array(value: object) -> Array | None:
     """
     if type(value) is np.ndarray:
         return value
-    if isinstance(value, np.ma.MaskedArray) or isinstance(value, bytes | bytearray | str):
+    if isinstance(value, np.ma.MaskedArray | bytes | bytearray | str):
         return None
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
@@ -93,7 +93,7 @@ def _from_dlpack(value: SupportsDLPack) -> Array | None:
 def _plain(value: object) -> Array | None:
     try:
         array = np.asarray(value)
-    except Exception:  # `__array__` is foreign code: whatever it raises means that there is no array.
+    except Exception:  # noqa: BLE001 - `__array__` is foreign code: whatever it raises means that there is no array.
         return None
     return array if array.dtype.kind != "V" or array.dtype.type.__module__ == _BFLOAT16_MODULE else None
 

@@ -28,7 +28,6 @@ from neuropod_core.errors import (
 from neuropod_core.loading import load_neuropod
 from neuropod_core.model import Neuropod
 from neuropod_core.packaging import repack
-from neuropod_core.problem import Problem
 from neuropod_core.tensors import object_array
 from neuropod_core.testing._models import PROBLEMS, StandardModel, WriteModel, identity_problem
 from neuropod_core.testing.strategies import reversed_view, strided
@@ -106,7 +105,7 @@ class BackendTests:
     @pytest.fixture
     def opened(self, package: Packaged) -> Iterator[Callable[[StandardModel], Neuropod]]:
         """Give the function that packages and loads a standard model, closed after the test."""
-        models = []
+        models: list[Neuropod] = []
 
         def load(model: StandardModel) -> Neuropod:
             models.append(self._load(package(model)))
@@ -119,7 +118,7 @@ class BackendTests:
     @pytest.fixture
     def identity(self, write_model: WriteModel, tmp_path: Path) -> Iterator[Callable[..., Neuropod]]:
         """Give the function that packages and loads an identity over some ranks of one type."""
-        models = []
+        models: list[Neuropod] = []
 
         def load(dtype: DType, ranks: tuple[int, ...] = _RANKS) -> Neuropod:
             path = tmp_path / f"identity-{dtype}-{len(models)}.neuropod"
@@ -144,7 +143,7 @@ class BackendTests:
         for name, target in descriptor.packagers.items():
             module, _, function = target.partition(":")
             assert callable(getattr(import_module(module), function)), name
-        assert all(isinstance(text, str) and text for text in descriptor.options.values())
+        assert all(descriptor.options.values())
 
     def test_descriptor_imports_no_framework(self, backend: Backend) -> None:
         claim = next(plugin for plugin in plugins.installed() if plugin.platform == self.platform)
@@ -344,14 +343,14 @@ class BackendTests:
 
 
 def _import_names(distributions: tuple[str, ...]) -> set[str]:
-    return {
-        name for name, owners in metadata.packages_distributions().items() if set(owners) & set(distributions)
-    }
+    return {name for name, owners in metadata.packages_distributions().items() if set(owners) & set(distributions)}
 
 
 def _numbers(dtype: DType, shape: tuple[int, ...]) -> Array:
     count = int(np.prod(shape))
-    values = np.arange(count) % 2 == 0 if dtype is DType.BOOL else np.arange(count) - (count // 2 if _signed(dtype) else 0)
+    values = (
+        np.arange(count) % 2 == 0 if dtype is DType.BOOL else np.arange(count) - (count // 2 if _signed(dtype) else 0)
+    )
     return values.astype(dtype.numpy).reshape(shape)
 
 
@@ -363,7 +362,7 @@ def _aligned(array: Array) -> Array:
     """Copy to an address that is a multiple of 64: where frameworks are tempted to use the caller's memory."""
     raw = np.empty(array.nbytes + 64, np.uint8)
     start = -raw.ctypes.data % 64
-    aligned = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    aligned: Array = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     aligned[...] = array
     return aligned
 

@@ -1,0 +1,136 @@
+"""Opens ONNX Runtime sessions as the caller asked, and in no other way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from neuropod_core.backend import LoadOptions
+from neuropod_core.errors import ModelLoadError, OptionError, shown
+from neuropod_onnx._errors import load_failed, reason
+from neuropod_onnx._providers import CPU, Providers, check_running, missing, providers_for
+
+__all__ = ["open_session", "run_options"]
+
+_LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+_MODES = {"sequential": "ORT_SEQUENTIAL", "parallel": "ORT_PARALLEL"}
+_FATAL = 4
+
+
+def open_session(path: Path, options: LoadOptions, custom_ops: tuple[Path, ...] = ()) -> Any:
+    """Open the model at `path` on the providers that `options` ask for.
+
+    Raises
+    ------
+    DeviceError
+        If one of them cannot be had and no fallback was asked for.
+    ModelLoadError, OptionError
+    """
+    providers = providers_for(options)
+    may_fall_back = options.flag("fallback") or (options.device == "auto" and "providers" not in options.values)
+    prepared = _session_options(options, custom_ops)
+    try:
+        return _strict_session(path, prepared, providers)
+    except Exception as error:
+        if not may_fall_back or providers == [(CPU, {})]:
+            raise load_failed(error, path.name) from error
+    try:
+        return _strict_session(path, _session_options(options, custom_ops), [(CPU, {})])
+    except Exception as error:
+        raise load_failed(error, path.name) from error
+
+
+def run_options(options: LoadOptions) -> Any:
+    """Give the options of every call, made once: building them anew costs more than a microsecond a call."""
+    import onnxruntime
+
+    made = onnxruntime.RunOptions()
+    made.log_severity_level = _severity(options)
+    return made
+
+
+def _strict_session(path: Path, prepared: Any, providers: Providers) -> Any:
+    import onnxruntime
+
+    absent = missing(providers, onnxruntime.get_available_providers())
+    if absent is not None:
+        raise absent
+    session = _strict_class()(str(path), prepared, providers=providers, read_config_from_model=0)
+    check_running(providers, session.get_providers())
+    return session
+
+
+@lru_cache(maxsize=1)
+def _strict_class() -> Any:
+    import onnxruntime
+
+    class StrictSession(onnxruntime.InferenceSession):  # type: ignore[misc]  # onnxruntime is not annotated
+        """A session that never turns to other providers by itself; versions before 1.20 have no switch for that."""
+
+        _enable_fallback = property(lambda _self: False, lambda _self, _value: None)
+
+    return StrictSession
+
+
+def _session_options(options: LoadOptions, custom_ops: tuple[Path, ...]) -> Any:
+    import onnxruntime
+
+    made = onnxruntime.SessionOptions()
+    made.log_severity_level = _severity(options)
+    made.intra_op_num_threads = options.integer("intra_op_threads") or 0
+    made.inter_op_num_threads = options.integer("inter_op_threads") or 0
+    level = _one_of(options, "graph_optimization_level", _LEVELS, "all")
+    made.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    made.execution_mode = getattr(onnxruntime.ExecutionMode, _one_of(options, "execution_mode", _MODES, "sequential"))
+    for key, value in _entries(options).items():
+        _add_entry(made, key, value)
+    for library in custom_ops:
+        _register(made, library)
+    return made
+
+
+def _entries(options: LoadOptions) -> dict[str, str]:
+    spinning = "1" if options.flag("allow_spinning", default=True) else "0"
+    entries = {"session.load_model_format": "ONNX"}  # Never a guess from the file's first bytes.
+    if "allow_spinning" in options.values:
+        entries |= {f"session.{kind}_op.allow_spinning": spinning for kind in ("intra", "inter")}
+    given = options.values.get("session_config", {})
+    if not isinstance(given, Mapping) or not all(isinstance(part, str) for pair in given.items() for part in pair):
+        raise OptionError(f"option 'session_config' is a table of text to text, not {shown(given)}")
+    return entries | dict(given)
+
+
+def _add_entry(made: Any, key: str, value: str) -> None:
+    try:
+        made.add_session_config_entry(key, value)
+    except Exception as error:
+        raise OptionError(f"ONNX Runtime refused {shown(key)}: {reason(error)}", at="session_config") from error
+
+
+def _register(made: Any, library: Path) -> None:
+    try:
+        made.register_custom_ops_library(str(library))
+    except Exception as error:
+        what = f"the library of custom operators cannot be loaded: {reason(error)}"
+        raise ModelLoadError(what, at=f"ops/{library.name}") from error
+
+
+def _severity(options: LoadOptions) -> int:
+    severity = options.integer("log_severity", _FATAL, least=0)
+    if severity is None or severity > _FATAL:
+        raise OptionError(f"option 'log_severity' is an int from 0 to {_FATAL}, not {shown(severity)}")
+    return severity
+
+
+def _one_of(options: LoadOptions, name: str, known: Mapping[str, str], default: str) -> str:
+    value = options.text(name, default)
+    if value is None or value not in known:
+        raise OptionError(f"option {name!r} is one of {', '.join(known)}, not {shown(value)}")
+    return known[value]

@@ -1,0 +1,39 @@
+"""From a variant on disk to an executor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from neuropod_core.backend import LoadOptions
+from neuropod_core.variants import Variant
+from neuropod_onnx._executor import OnnxExecutor
+from neuropod_onnx._session import open_session, run_options
+from neuropod_onnx._signature import Signature, match, node_names
+from neuropod_onnx.contents import check_external, read_contents
+
+__all__ = ["load"]
+
+
+def load(variant: Variant, options: LoadOptions) -> OnnxExecutor:
+    """Open the model of `variant` as `options` say; see `Backend.load`."""
+    path = variant.artefact("data/model.onnx")
+    contents = read_contents(path)
+    check_external(contents, path.parent)
+    session = open_session(path, options, variant.custom_ops)
+    signature = match(variant.problem, session, contents, node_names(variant.config))
+    return OnnxExecutor(session, run_options(options), signature, _facts(session, signature))
+
+
+def _facts(session: Any, signature: Signature) -> dict[str, object]:
+    import onnxruntime
+
+    asked = session.get_session_options()
+    return {
+        "framework": "onnxruntime",
+        "framework_version": onnxruntime.__version__,
+        "providers": list(session.get_providers()),
+        "intra_op_threads": asked.intra_op_num_threads or "default",
+        "inter_op_threads": asked.inter_op_num_threads or "default",
+        "inputs": {port.name: port.node for port in signature.inputs},
+        "outputs": {port.name: port.node for port in signature.outputs},
+    }

@@ -1,0 +1,71 @@
+"""What a session is told about devices and threads."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from neuropod_core import DeviceError, LoadOptions
+
+__all__ = ["device_of", "intra_op_threads", "session_config"]
+
+_logger = logging.getLogger("neuropod")
+_decided: list[int] = []  # What the first session of this process asked for, which TensorFlow gives to all of them.
+
+
+def device_of(options: LoadOptions) -> str:
+    """Give the device that is meant: ``cpu``, or ``cuda:N`` where there is one.
+
+    Raises
+    ------
+    DeviceError
+        If a GPU is asked for that TensorFlow does not see.
+    """
+    if options.device == "cpu":
+        return "cpu"
+    count = _gpu_count()
+    if options.device == "auto":
+        return "cuda:0" if count else "cpu"
+    number = int(options.device.partition(":")[2] or 0)
+    if number >= count:
+        what = f"TensorFlow sees {count} GPUs, {options.device!r} is none of them"
+        raise DeviceError(what, remedy="pass device='cpu', or install neuropod-tf[gpu] and a driver")
+    return f"cuda:{number}"
+
+
+def session_config(options: LoadOptions, device: str) -> Any:
+    """Describe the session: on the CPU no GPU is seen, on a GPU nothing that was placed there may move."""
+    from tensorflow.compat.v1 import ConfigProto
+
+    kind, _, number = device.partition(":")
+    config = ConfigProto(allow_soft_placement=kind == "cpu")
+    if kind == "cpu":
+        config.device_count["GPU"] = 0
+    else:
+        config.gpu_options.visible_device_list = number
+        config.gpu_options.allow_growth = True
+    config.intra_op_parallelism_threads = intra_op_threads(options)
+    inter_op_threads = options.integer("inter_op_threads") or 0
+    config.inter_op_parallelism_threads = inter_op_threads
+    config.use_per_session_threads = inter_op_threads > 1
+    return config
+
+
+def intra_op_threads(options: LoadOptions) -> int:
+    """Give the threads inside one operation, 0 for TensorFlow's default: what the first session of the process got."""
+    asked = options.integer("intra_op_threads")
+    if not _decided:
+        _decided.append(asked or 0)
+    if asked not in (None, _decided[0]):
+        got = _decided[0] or "its default"
+        what = (
+            "TensorFlow keeps intra_op_threads as the first model of this process was loaded (%s), not %s; use a worker"
+        )
+        _logger.warning(what, got, asked)
+    return _decided[0]
+
+
+def _gpu_count() -> int:
+    import tensorflow as tf
+
+    return len(tf.config.list_physical_devices("GPU"))

@@ -1,0 +1,54 @@
+"""One prepared combination of inputs given and outputs asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from operator import itemgetter
+from typing import Any, NoReturn
+
+from neuropod_core import ModelClosedError, Tensors
+from neuropod_core.backend import Array
+from neuropod_tf._calls import Call
+
+__all__ = ["Plan", "arrays_in_order"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to run one selection.
+
+    Parameters
+    ----------
+    inputs, outputs
+        Names, in the order of what `run` takes and gives.
+    strings
+        The outputs that are text.
+    arrays
+        Picks the fed arrays out of the caller's inputs.
+    run
+        Runs the model.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    strings: tuple[str, ...]
+    arrays: Callable[[Tensors], Sequence[Array]]
+    run: Call
+
+    def closed(self) -> Plan:
+        """Give the same without the model: whoever runs it learns that the model is closed."""
+        return replace(self, run=_refuse)
+
+
+def arrays_in_order(names: tuple[str, ...], copied: frozenset[str]) -> Callable[[Tensors], Sequence[Array]]:
+    """Give a function that picks `names` out of a dictionary, with copies of those in `copied`."""
+    if copied.intersection(names):
+        return lambda inputs: [inputs[name].copy() if name in copied else inputs[name] for name in names]
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda inputs: [inputs[name] for name in names]
+
+
+def _refuse(*_arrays: Any) -> NoReturn:
+    raise ModelClosedError("the model is closed", remedy="load it again")
