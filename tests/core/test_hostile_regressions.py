@@ -21,3 +21,24 @@ def test_package_refuses_what_is_neither_file_nor_folder(make: object, tmp_path:
 
     with pytest.raises(PackageFormatError, match="neither a file nor a folder"):
         Package.open(tmp_path / "package")
+
+
+@pytest.mark.timeout(20)
+def test_json_finds_a_key_that_comes_twice_among_many() -> None:
+    keys = ",".join(f'"{index}":0' for index in range(300_000))
+
+    with pytest.raises(PackageFormatError, match="key '299999' comes twice"):
+        parse_object(f'{{{keys},"299999":1}}'.encode(), "config.json")
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1e999", "NaN", "Infinity"])
+def test_json_refuses_numbers_that_it_cannot_write(number: str) -> None:
+    with pytest.raises(PackageFormatError, match="is no JSON"):
+        parse_object(f'{{"a": [{number}]}}'.encode(), "config.json")
+
+
+@pytest.mark.parametrize("depth", range(900, 1010, 5))
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_json_refuses_depth_before_python_does(depth: int, opening: str, closing: str) -> None:
+    with pytest.raises(PackageError):
+        parse_object((opening * depth + "1" + closing * depth).encode(), "config.json")
