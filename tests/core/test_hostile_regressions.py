@@ -42,3 +42,12 @@ def test_json_refuses_numbers_that_it_cannot_write(number: str) -> None:
 def test_json_refuses_depth_before_python_does(depth: int, opening: str, closing: str) -> None:
     with pytest.raises(PackageError):
         parse_object((opening * depth + "1" + closing * depth).encode(), "config.json")
+
+
+@pytest.mark.timeout(20)
+def test_problem_finds_a_name_that_comes_twice_among_many() -> None:
+    specs = {"name": "x", "dtype": "int8", "shape": []}
+    many = [{**specs, "name": f"x{index}"} for index in range(50_000)]
+
+    with pytest.raises(SpecError, match="'x49999' named more than once"):
+        Problem.of([*many, {**specs, "name": "x49999"}], [])
