@@ -51,3 +51,9 @@ def test_problem_finds_a_name_that_comes_twice_among_many() -> None:
 
     with pytest.raises(SpecError, match="'x49999' named more than once"):
         Problem.of([*many, {**specs, "name": "x49999"}], [])
+
+
+@pytest.mark.parametrize("source", ["file://[x", "file:///a%00b", "x://[", "file://", "\0", "", "~nobody", "a" * 5000])
+def test_package_refuses_places_that_are_none(source: str) -> None:
+    with pytest.raises(PackageError):
+        Package.open(source)
