@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -75,6 +76,12 @@ def test_damaged_content_is_replaced(damage: str, tmp_path: Path) -> None:
 
     assert cache.content("key") is None
     assert (cache.add("key", fill) / "a").read_bytes() == b"content"
+
+
+def test_only_the_owner_reads_the_cache(tmp_path: Path) -> None:
+    Cache(tmp_path / "shared").add("key", fill)
+
+    assert stat.S_IMODE((tmp_path / "shared/v1").stat().st_mode) == 0o700
 
 
 def test_a_failed_filling_leaves_nothing(tmp_path: Path) -> None:

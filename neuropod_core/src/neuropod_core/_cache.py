@@ -46,7 +46,7 @@ class Cache:
     """The unpacked packages below one folder."""
 
     def __init__(self, root: Path) -> None:
-        base = root / "v1"
+        base = self._base = root / "v1"
         self._index, self._packages, self._unpacking = base / "index", base / "packages", base / "unpacking"
 
     def key_of(self, source: Path, stamp: str) -> str | None:
@@ -59,7 +59,7 @@ class Cache:
         if time.time_ns() - newest_ns < _UNSETTLED_NS:
             return
         with contextlib.suppress(OSError):  # Not remembering costs time, nothing else.
-            self._index.mkdir(parents=True, exist_ok=True)
+            self._make(self._index)
             partial = self._index / f".{secrets.token_hex(8)}"
             partial.write_text(json.dumps({"source": str(source), "stamp": stamp, "key": key}), "utf-8")
             partial.replace(self._index_path(source))
@@ -80,9 +80,14 @@ class Cache:
             _seal(work / "entry")
             return self._published(key, work) / "content"
 
+    def _make(self, folder: Path) -> None:
+        # Only its owner reads and writes the cache: models may be secret, and what lies here is believed.
+        self._base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(exist_ok=True)
+
     def _published(self, key: str, work: Path) -> Path:
         target = self._packages / key
-        self._packages.mkdir(parents=True, exist_ok=True)
+        self._make(self._packages)
         for _ in range(8):
             if self.content(key) is not None:  # Another opener was faster.
                 return target
@@ -95,7 +100,7 @@ class Cache:
 
     @contextmanager
     def _workplace(self) -> Iterator[Path]:
-        self._unpacking.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._make(self._unpacking)
         self._remove_orphans()
         with _locked(self._unpacking) as name:
             work = self._unpacking / name

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -166,7 +166,7 @@ class Executor(ABC):
     `stateful` says whether a call changes what later calls give.
     """
 
-    thread_safe: ClassVar[bool] = True
+    thread_safe: bool = True
     stateful: bool = False
 
     @abstractmethod
