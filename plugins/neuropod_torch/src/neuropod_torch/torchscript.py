@@ -1,0 +1,136 @@
+"""The executor for TorchScript. Imports torch: `neuropod_torch.plugin` imports this module in `Backend.load`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from neuropod_core.backend import Array, Executor, LoadOptions, Names, Tensors
+from neuropod_core.dtypes import DType
+from neuropod_core.errors import ModelClosedError
+from neuropod_core.problem import Problem, TensorSpec
+from neuropod_core.variants import Variant
+from neuropod_torch._calls import python_call
+from neuropod_torch._custom_ops import load_custom_ops
+from neuropod_torch._devices import device_for, set_threads
+from neuropod_torch._errors import inference_error, load_error
+from neuropod_torch._general import GeneralCall
+from neuropod_torch._program import Program, prepared
+from neuropod_torch._quiet import quiet_jit
+from neuropod_torch._tensors import Converter, copied, lent, texts
+
+__all__ = ["TorchScriptExecutor", "load"]
+
+
+def load(variant: Variant, options: LoadOptions) -> TorchScriptExecutor:
+    """Open ``data/model.pt`` of a variant; see `Backend.load`."""
+    path = variant.artefact("data/model.pt")
+    device = device_for(options.device)
+    freeze = options.flag("freeze", default=True)
+    set_threads(options)
+    load_custom_ops(variant.custom_ops)
+    try:
+        with quiet_jit():
+            module = torch.jit.load(path, map_location=device)
+        program = prepared(module.eval(), variant.problem, freeze=freeze)
+    except Exception as error:
+        raise load_error(error, f"{variant.folder.name}/data/model.pt") from error
+    return TorchScriptExecutor(program, variant.problem, device, variant.input_devices)
+
+
+class TorchScriptExecutor(Executor):
+    """One module on one device; where calls change what later calls give, they run one after the other.
+
+    Parameters
+    ----------
+    program
+        The module.
+    problem
+        What it solves.
+    device
+        Where it runs.
+    input_devices
+        Which inputs the package wants on the CPU all the same: ``{"x": "CPU"}``.
+    """
+
+    def __init__(
+        self, program: Program, problem: Problem, device: torch.device, input_devices: Mapping[str, str]
+    ) -> None:
+        converters = {spec.name: _converter(spec, program, device, input_devices) for spec in problem.inputs}
+        self._general: GeneralCall | None = GeneralCall(program, problem, converters)
+        self._description = _description(program, problem, device)
+        self.stateful = program.facts.keeps_state
+        self.thread_safe = not self.stateful
+        self._names: dict[str, Any] = {}
+        if program.method is not None:
+            outputs = dict(_outputs(problem, program, device))
+            call, self._names = python_call(program.method, converters, outputs, self._recovered)
+            vars(self)["infer"] = call  # Spares each call a call.
+
+    def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
+        """Run the model once; see `Executor.infer`. Every output is computed."""
+        del outputs
+        try:
+            return self._called(inputs)
+        except Exception as error:
+            raise inference_error(error) from error
+
+    def close(self) -> None:
+        """Let go of the module, and of its memory on the device."""
+        self._general = None
+        self._names["call"] = self._called
+        vars(self).pop("infer", None)
+
+    @property
+    def description(self) -> Mapping[str, object]:
+        """Versions, device, threads of torch, and what is copied."""
+        return self._description | {"intra_op_threads": torch.get_num_threads()}
+
+    def _called(self, inputs: Tensors) -> Tensors:
+        if self._general is None:
+            raise ModelClosedError("the model was closed", remedy="load it again")
+        return self._general(inputs)
+
+    def _recovered(self, inputs: Tensors, error: Exception) -> Tensors:
+        """Repeat a call that left inputs out, or had what is no plain array or tensor; translate every other error."""
+        if isinstance(error, KeyError) or (not self.stateful and _is_about_numpy(error)):
+            return TorchScriptExecutor.infer(self, inputs)
+        raise inference_error(error) from error
+
+
+def _converter(spec: TensorSpec, program: Program, device: torch.device, input_devices: Mapping[str, str]) -> Converter:
+    if spec.dtype is DType.STRING:
+        return texts
+    if device.type == "cpu" or input_devices.get(spec.name) == "CPU":
+        return copied if program.facts.writes_inputs else lent
+
+    def sent(array: Array) -> torch.Tensor:
+        return lent(array).to(device)
+
+    return sent
+
+
+def _outputs(problem: Problem, program: Program, device: torch.device) -> list[tuple[str, bool]]:
+    """Name each output, with whether the memory of the result can become the caller's as it is."""
+    plain = device.type == "cpu"
+    return [
+        (spec.name, plain and not shared and spec.dtype not in (DType.STRING, DType.BFLOAT16))
+        for spec, shared in zip(problem.outputs, program.facts.shared, strict=True)
+    ]
+
+
+def _is_about_numpy(error: Exception) -> bool:
+    return isinstance(error, TypeError | ValueError) or "numpy()" in str(error)
+
+
+def _description(program: Program, problem: Problem, device: torch.device) -> dict[str, object]:
+    copied_outputs = [spec.name for spec, shared in zip(problem.outputs, program.facts.shared, strict=False) if shared]
+    return {
+        "framework": f"torch {torch.__version__}",
+        "device": str(device),
+        "frozen": program.frozen,
+        "inputs_copied": program.facts.writes_inputs,
+        "outputs_copied": copied_outputs if program.method is not None else [spec.name for spec in problem.outputs],
+    }
