@@ -6,6 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 from random import Random
+from zipfile import ZipFile
 
 import pytest
 
@@ -89,3 +90,17 @@ def test_framework_compares_any_range_or_refuses_it() -> None:
         text = "".join(chance.choices(parts, k=chance.choice((1, 3, 8, 30, 250))))[:256]
         with contextlib.suppress(PackageFormatError, FrameworkVersionError):
             assert check_framework(Framework(), text) == "2.13.0+cpu"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_archive_refuses_a_count_of_entries_that_is_not_theirs(count: int, tmp_path: Path) -> None:
+    path = tmp_path / "package.neuropod"
+    with ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("0/data", "")
+    data = bytearray(path.read_bytes())
+    data[-14:-10] = bytes([count, 0, count, 0])
+    path.write_bytes(data)
+
+    with pytest.raises(PackageFormatError, match=f"counts {count} entries, there are 2|{count} entries in"):
+        Package.open(path)
