@@ -39,7 +39,7 @@ ELEMENTS = {
     "string": (TensorProto.STRING, np.object_),
 }
 HAS_BFLOAT16 = hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type")
-LAYOUTS = {
+LAYOUTS: dict[str, Any] = {
     "contiguous": lambda a: a,
     "fortran": np.asfortranarray,
     "negative strides": lambda a: a[::-1, ::-1],
@@ -303,6 +303,7 @@ def test_the_public_methods_serve_where_the_inner_ones_are_missing(opened: Any, 
     expected = model.infer({"x": x})["y"].tolist()
 
     assert [public.infer({"x": x})["y"].tolist() for _ in range(CALLS)] == [expected] * CALLS
+    assert public._lanes is not None
     assert len(public._lanes._ready) == 1
 
 
