@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Package"]
 
 CONFIG, MANIFEST = "config.json", "manifest.json"
-TEST_DATA, TEST_DATA_PICKLE = "test_data.safetensors", "test_data.pkl"
 VARIANT = "0"
+
+_TEST_DATA = ((test_data.FILE_NAME, test_data.decode), (test_data.PICKLE_FILE_NAME, test_data.decode_pickle))
 
 
 class Package:
@@ -143,7 +144,7 @@ class Package:
 
     def test_data(self) -> TestData | None:
         """Give the packaged inputs and expected outputs; None where there are none."""
-        for name, decode in ((TEST_DATA, test_data.decode), (TEST_DATA_PICKLE, test_data.decode_pickle)):
+        for name, decode in _TEST_DATA:
             if name in self.files:
                 return decode(self._verified(name), f"{self.path}: {name}")
         return None
