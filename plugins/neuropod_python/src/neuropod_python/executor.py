@@ -83,7 +83,7 @@ class PythonExecutor(Executor):
             raise
         except BaseException as error:  # The code of a package may raise anything, SystemExit too.
             raise failure(error, self._code) from error
-        if are_all_private(results) and not self._texts:
+        if outputs is None and not self._texts and are_all_private(results):
             return results  # type: ignore[no-any-return]  # looked at, value by value
         is_private = is_private_dict(results)
         return _taken(results, self._texts, outputs, is_private=is_private)
