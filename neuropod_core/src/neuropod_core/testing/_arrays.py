@@ -29,13 +29,13 @@ def extremes(dtype: DType) -> Array:
     elif dtype.value.startswith(("int", "uint")):
         bounds = np.iinfo(dtype.numpy)
         made = np.array([1, bounds.max, bounds.min, bounds.max - 1, 0, 7], dtype.numpy)
-    return made.astype(dtype.numpy)
+    return np.asarray(made, dtype.numpy)
 
 
 def aligned(array: Array) -> Array:
     """Copy to an address that is a multiple of 64: where frameworks are tempted to use the caller's memory."""
     if array.dtype.hasobject:
-        return array.copy()
+        return np.array(array)
     raw = np.empty(array.nbytes + 64, np.uint8)
     start = -raw.ctypes.data % 64
     copied: Array = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -44,16 +44,16 @@ def aligned(array: Array) -> Array:
 
 
 def _read_only(array: Array) -> Array:
-    frozen = array.copy()
+    frozen = np.array(array)
     frozen.flags.writeable = False
     return frozen
 
 
 def _misaligned(array: Array) -> Array:
-    if array.dtype.hasobject:
-        return array.copy()
+    if array.dtype.hasobject or not array.nbytes:
+        return np.array(array)
     raw = np.empty(array.nbytes + 1, np.uint8)
-    copied: Array = raw[1:].view(array.dtype).reshape(array.shape) if array.nbytes else array.copy()
+    copied: Array = raw[1:].view(array.dtype).reshape(array.shape)
     copied[...] = array
     return copied
 
