@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,13 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 def made(kind: type[NeuropodError]) -> NeuropodError:
     """Build an error with a value of the right type for each argument."""
-    values = {"limit": 1, "got": 2, "largest_difference": 0.5, "installed": ("a",), "rivals": ("a", "b")}
+    values: dict[str, Any] = {
+        "limit": 1,
+        "got": 2,
+        "largest_difference": 0.5,
+        "installed": ("a",),
+        "rivals": ("a", "b"),
+    }
     values["differences"] = ("numpy 1 != 2",)
     names = list(inspect.signature(kind).parameters)
     if kind is not errors.PackageLimitError:

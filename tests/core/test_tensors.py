@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import array as stdlib_array
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ class Lent:
     def __init__(self, array: np.ndarray) -> None:
         self._array = array
 
-    def __dlpack__(self, **options: object) -> object:
+    def __dlpack__(self, **options: Any) -> object:
         return self._array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -25,7 +26,7 @@ class Lent:
 class Far(Lent):
     """Lies on a device that NumPy cannot reach."""
 
-    def __dlpack__(self, **options: object) -> object:
+    def __dlpack__(self, **options: Any) -> object:
         raise BufferError("on another device")
 
 
