@@ -12,7 +12,7 @@ from typing import Any
 from neuropod_core import plugins
 from neuropod_core.backend import Backend, Descriptor, LoadOptions
 from neuropod_core.checks import Cast
-from neuropod_core.errors import DeviceError, OptionError, SpecError, shown
+from neuropod_core.errors import DeviceError, NeuropodError, OptionError, PluginError, SpecError, shown
 from neuropod_core.limits import Limits
 from neuropod_core.model import Neuropod
 from neuropod_core.package import Package
@@ -154,5 +154,16 @@ def _demands(package: Package, backend: Backend, *, look_inside: bool = True) ->
     needed = backend.descriptor.trust
     yield needed, f"{needed} is the class of {package.config.platform} packages"
     if look_inside and type(backend).trust_needed is not Backend.trust_needed:
-        needed = backend.trust_needed(package.variant())
+        needed = _looked_inside(package, backend)
         yield needed, f"this one holds {needed}"
+
+
+def _looked_inside(package: Package, backend: Backend) -> Trust:
+    variant = package.variant()
+    try:
+        return Trust.parse(backend.trust_needed(variant))
+    except NeuropodError:
+        raise
+    except Exception as error:  # A backend reads what somebody else wrote; what it forgot ends here.
+        what = f"its trust_needed raised {type(error).__name__} for {package.path}: {error}"
+        raise PluginError(type(backend).__module__, what, "tell its author") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,8 +254,7 @@ def _check_name(name: object) -> None:
 
 
 def _check_unique(specs: Sequence[TensorSpec], side: str) -> None:
-    names = [spec.name for spec in specs]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else ()
+    twice = sorted(name for name, times in Counter(spec.name for spec in specs).items() if times > 1)
     if twice:
         raise SpecError(f"{', '.join(map(shown, twice))} named more than once", at=side)
 

@@ -1,0 +1,5 @@
+"""``python -m neuropod_core.cli`` is ``neuropod``."""
+
+from neuropod_core.cli import main
+
+main()

@@ -1,0 +1,39 @@
+"""Text that somebody else wrote, on its way to a terminal."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["clean", "clean_lines", "human_bytes"]
+
+_BREAK = re.compile(r"[ \t\n\r\f\v]*[\t\n\r\f\v][ \t\n\r\f\v]*")
+_BYTES_PER_STEP = 1024
+
+
+def clean(value: object) -> str:
+    r"""Give `value` as one line that can be printed: escape sequences and other invisible characters are spelled out.
+
+    >>> print(clean("a" + chr(27) + "[2J b"))
+    a\x1b[2J b
+    """
+    text = _BREAK.sub(" ", str(value))
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def clean_lines(text: str) -> str:
+    """Clean a text of several lines, and keep its lines and their indentation."""
+    return "\n".join("".join(map(_visible, line)) for line in text.split("\n"))
+
+
+def human_bytes(count: int) -> str:
+    """Give a number of bytes for people: ``1.5 MiB``."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < _BYTES_PER_STEP:
+            return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= _BYTES_PER_STEP
+    return f"{size:.1f} TiB"
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]

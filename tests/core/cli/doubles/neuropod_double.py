@@ -1,0 +1,105 @@
+"""Backends of pure NumPy for the tests of the command line; packages name what their model does."""
+
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+
+from neuropod_core import (
+    Backend,
+    Descriptor,
+    Executor,
+    InferenceError,
+    LoadOptions,
+    Names,
+    Tensors,
+    Trust,
+    Variant,
+    hookimpl,
+)
+
+neuropod_contract = (1, 0)
+
+ESCAPE = "\x1b[31m[bold]red[/bold]\x07"
+
+
+def double(inputs: Tensors) -> Tensors:
+    return {"y": inputs["x"] * inputs["x"].dtype.type(2)}
+
+
+def same(inputs: Tensors) -> Tensors:
+    return {f"y{name[1:]}": array.copy() for name, array in inputs.items()}
+
+
+def strange(inputs: Tensors) -> Tensors:
+    del inputs
+    return {"y": np.array([np.nan, np.inf, -np.inf, 0.5], np.float32)}
+
+
+def hostile(inputs: Tensors) -> Tensors:
+    del inputs
+    return {"y": np.array([ESCAPE], object)}
+
+
+def chatty(inputs: Tensors) -> Tensors:
+    sys.stdout.write("chatter of the model\n")
+    os.write(1, b"chatter of its native code\n")
+    return double(inputs)
+
+
+def failing(inputs: Tensors) -> Tensors:
+    raise InferenceError(f"the framework failed {ESCAPE}", at=", ".join(inputs))
+
+
+def buggy(inputs: Tensors) -> Tensors:
+    del inputs
+    raise KeyboardInterrupt
+
+
+def exiting(inputs: Tensors) -> Tensors:
+    del inputs
+    sys.exit(0)
+
+
+def blocking(inputs: Tensors) -> Tensors:
+    sys.stderr.write("running\n")
+    sys.stderr.flush()
+    signal.pause()
+    return inputs
+
+
+class Model(Executor):
+    def __init__(self, function: str) -> None:
+        self._function = globals()[function]
+
+    def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
+        del outputs
+        results: Tensors = self._function(inputs)
+        return results
+
+    def close(self) -> None:
+        pass
+
+
+class Double(Backend):
+    def __init__(self, platform: str) -> None:
+        framework = ("no-such-framework",) if platform == "unframed" else ()
+        self.descriptor = Descriptor(
+            platform,
+            Trust.GRAPH,
+            framework,
+            install="pip install no-such-framework",
+            options={"factor": "multiplies"},
+            packagers={"create_double_neuropod": "neuropod_double:create"},
+        )
+
+    def load(self, variant: Variant, options: LoadOptions) -> Executor:
+        del options
+        return Model(json.loads(variant.artefact("data/model.json").read_bytes())["function"])
+
+
+@hookimpl
+def neuropod_backend(platform: str) -> Backend:
+    return Double(platform)
