@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from neuropod_core import ModelLoadError, NeuropodError, PackageFormatError, PackageLimitError, Problem, Trust
+from neuropod_core import DType, ModelLoadError, NeuropodError, PackageFormatError, PackageLimitError, Problem, Trust
 from neuropod_onnx import contents as contents_module
 from neuropod_onnx.contents import Contents, Declared, check_external, parse_contents, read_contents
 from neuropod_onnx.plugin import OnnxBackend
@@ -85,9 +85,9 @@ def test_parse_reads_inputs_outputs_and_initializers(build: Any) -> None:
     )
     found = parse_contents(model.SerializeToString())
 
-    assert found.inputs["x"] == Declared("x", contents_module.DType.FLOAT32, ("N", None, 3))
-    assert found.inputs["s"] == Declared("s", contents_module.DType.STRING, ())
-    assert found.outputs["y"] == Declared("y", contents_module.DType.FLOAT32, None)
+    assert found.inputs["x"] == Declared("x", DType.FLOAT32, ("N", None, 3))
+    assert found.inputs["s"] == Declared("s", DType.STRING, ())
+    assert found.outputs["y"] == Declared("y", DType.FLOAT32, None)
     assert found.initializers == {"w"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -39,7 +40,7 @@ ELEMENTS = {
     "string": (TensorProto.STRING, np.object_),
 }
 HAS_BFLOAT16 = hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type")
-LAYOUTS = {
+LAYOUTS: dict[str, Callable[[Any], Any]] = {
     "contiguous": lambda a: a,
     "fortran": np.asfortranarray,
     "negative strides": lambda a: a[::-1, ::-1],
@@ -303,6 +304,7 @@ def test_the_public_methods_serve_where_the_inner_ones_are_missing(opened: Any, 
     expected = model.infer({"x": x})["y"].tolist()
 
     assert [public.infer({"x": x})["y"].tolist() for _ in range(CALLS)] == [expected] * CALLS
+    assert public._lanes is not None
     assert len(public._lanes._ready) == 1
 
 

@@ -241,7 +241,7 @@ def test_guests_leave_when_the_package_is_loaded(load: Load) -> None:
 
     assert "helper" not in sys.modules
     with pytest.raises(ImportError):
-        pickle.loads(b"chelper\nVALUE\n.")  # noqa: S301 - written here
+        pickle.loads(b"chelper\nVALUE\n.")
 
 
 def test_a_package_that_loads_another_keeps_its_guests(load: Load) -> None:

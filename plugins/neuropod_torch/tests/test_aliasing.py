@@ -203,7 +203,7 @@ def case(bodies: dict[str, str]) -> Any:
 
 
 def fresh_input(step: int) -> np.ndarray[Any, Any]:
-    return np.linspace(-1, 2, 12, dtype=np.float32).reshape(3, 4) + np.float32(step)
+    return np.add(np.linspace(-1, 2, 12, dtype=np.float32).reshape(3, 4), step, dtype=np.float32)
 
 
 def results(module: Any, steps: int) -> list[np.ndarray[Any, Any]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -173,7 +173,7 @@ class SessionExecutor(Executor):
 class StatefulSessionExecutor(SessionExecutor):
     """Runs a model whose calls change what later calls give; one call at a time."""
 
-    thread_safe: ClassVar[bool] = False
+    thread_safe = False
     stateful = True
 
 
