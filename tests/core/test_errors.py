@@ -15,18 +15,13 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 
 def made(kind: type[NeuropodError]) -> NeuropodError:
     """Build an error with a value of the right type for each argument."""
-    values: dict[str, Any] = {
-        "limit": 1,
-        "got": 2,
-        "largest_difference": 0.5,
-        "installed": ("a",),
-        "rivals": ("a", "b"),
-    }
+    values = {"limit": 1, "got": 2, "largest_difference": 0.5, "installed": ("a",), "rivals": ("a", "b")}
     values["differences"] = ("numpy 1 != 2",)
     names = list(inspect.signature(kind).parameters)
     if kind is not errors.PackageLimitError:
         values.pop("got")
-    return kind(*(values.get(name, f"the {name}") for name in names))
+    arguments: list[Any] = [values.get(name, f"the {name}") for name in names]
+    return kind(*arguments)
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)

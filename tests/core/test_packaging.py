@@ -162,9 +162,7 @@ def test_of_two_packagers_one_wins_and_the_other_says_so(
         barrier.wait()
         try:
             outcomes.append(write(path, package_as_zip=package_as_zip))
-        except PackagingError as error:
-            outcomes.append(error)
-        except OSError as error:
+        except (PackagingError, OSError) as error:
             outcomes.append(error)
 
     threads = [threading.Thread(target=race) for _ in range(2)]

@@ -26,7 +26,7 @@ class Lent:
 class Far(Lent):
     """Lies on a device that NumPy cannot reach."""
 
-    def __dlpack__(self, **options: Any) -> object:
+    def __dlpack__(self, **options: object) -> object:
         raise BufferError("on another device")
 
 
@@ -85,7 +85,14 @@ def test_empty_text_is_text() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(np.zeros((2, 3), np.int8), "int8[2, 3]"), (np.array("a"), "string[]"), ([1], "list"), (None, "NoneType")],
+    [
+        (np.array(["a"], object), "string[1]"),
+        (np.array([1], object), "object[1]"),
+        (np.zeros((2, 3), np.int8), "int8[2, 3]"),
+        (np.array("a"), "string[]"),
+        ([1], "list"),
+        (None, "NoneType"),
+    ],
     ids=str,
 )
 def test_describe_uses_the_notation_of_specs(value: object, expected: str) -> None:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Package"]
 
 CONFIG, MANIFEST = "config.json", "manifest.json"
-TEST_DATA, TEST_DATA_PICKLE = "test_data.safetensors", "test_data.pkl"
 VARIANT = "0"
+
+_DECODERS = {test_data.FILE_NAME: test_data.decode, test_data.PICKLE_FILE_NAME: test_data.decode_pickle}
 
 
 class Package:
@@ -143,10 +144,13 @@ class Package:
 
     def test_data(self) -> TestData | None:
         """Give the packaged inputs and expected outputs; None where there are none."""
-        for name, decode in ((TEST_DATA, test_data.decode), (TEST_DATA_PICKLE, test_data.decode_pickle)):
-            if name in self.files:
-                return decode(self._verified(name), f"{self.path}: {name}")
-        return None
+        name = self.test_data_file
+        return None if name is None else _DECODERS[name](self._verified(name), f"{self.path}: {name}")
+
+    @property
+    def test_data_file(self) -> str | None:
+        """The name of the file with the test data; ours, if the original's is there too."""
+        return next((name for name in _DECODERS if name in self.files), None)
 
     def verify(self) -> None:
         """Compare every file with the manifest, whatever was verified before.

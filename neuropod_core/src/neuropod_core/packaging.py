@@ -25,7 +25,7 @@ from neuropod_core.config import Config, Manifest
 from neuropod_core.errors import NeuropodError, PackagingError, shown
 from neuropod_core.limits import Limits
 from neuropod_core.loading import load_neuropod
-from neuropod_core.package import CONFIG, MANIFEST, TEST_DATA, VARIANT, Package
+from neuropod_core.package import CONFIG, MANIFEST, VARIANT, Package
 from neuropod_core.problem import Problem, SpecLike
 from neuropod_core.tensors import as_array, as_text, describe
 from neuropod_core.test_data import TestData
@@ -253,7 +253,7 @@ def _prove(work: Path, root: Path, arguments: PackageArguments) -> None:
         with load_neuropod(root, cache_dir=work / "cache", **loading) as model:
             tried = _tried(model.infer, model.problem, arguments)
         if tried is not None and arguments.get("persist_test_data", True):
-            (root / TEST_DATA).write_bytes(test_data.encode(tried))
+            (root / test_data.FILE_NAME).write_bytes(_encoded(tried))
             _write_manifest(root)
     except PackagingError:
         raise
@@ -283,6 +283,14 @@ def _expected(name: str, value: object) -> Array:
     if tensor is None:
         raise PackagingError(f"test_expected_out.{name} is {describe(value)}, no tensor")
     return tensor
+
+
+def _encoded(tried: TestData) -> bytes:
+    encoded, limit = test_data.encode(tried), Limits().test_data_bytes
+    if len(encoded) > limit:
+        what = f"at most {limit} bytes of test data are read from a package, these are {len(encoded)}"
+        raise PackagingError(what, remedy="pass less of it, or persist_test_data=False")
+    return encoded
 
 
 def _write_manifest(root: Path) -> None:

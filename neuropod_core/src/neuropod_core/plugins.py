@@ -310,7 +310,7 @@ def _in_npm_range(version: str, version_range: str, asked_by: str) -> bool:
 
     try:
         spec = NpmSpec(version_range)
-    except ValueError:
+    except (ValueError, AttributeError):  # The parser looks into matches that it did not find, such as in 'a - b'.
         what = f"platform_version_semver {shown(version_range)} is no npm-style version range"
         raise PackageFormatError(what, at=asked_by, remedy="write it like '>=2.1 <3' or '2.x'") from None
     try:

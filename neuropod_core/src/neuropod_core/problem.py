@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
-from neuropod_core.dtypes import DType
+from neuropod_core.dtypes import DType, DTypeLike
 from neuropod_core.errors import SpecError, shown
 
 __all__ = ["Dim", "Problem", "TensorSpec"]
@@ -63,6 +63,18 @@ class TensorSpec:
     optional: bool = False
     description: str = ""
     unit: str = ""
+
+    if TYPE_CHECKING:  # What is taken is wider than what is kept.
+
+        def __init__(  # noqa: PLR0917 - as many as there are fields
+            self,
+            name: str,
+            dtype: DTypeLike,
+            shape: Sequence[Dim],
+            optional: bool = False,  # noqa: FBT001, FBT002 - a dataclass takes its fields by position too
+            description: str = "",
+            unit: str = "",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         _check_name(self.name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -40,7 +39,7 @@ ELEMENTS = {
     "string": (TensorProto.STRING, np.object_),
 }
 HAS_BFLOAT16 = hasattr(onnxruntime.OrtValue, "ortvalue_from_numpy_with_onnx_type")
-LAYOUTS: dict[str, Callable[[Any], Any]] = {
+LAYOUTS: dict[str, Any] = {
     "contiguous": lambda a: a,
     "fortran": np.asfortranarray,
     "negative strides": lambda a: a[::-1, ::-1],

@@ -11,14 +11,14 @@ call of the SavedModel's signature. What it leaves open is closed here:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-
 from neuropod_core import Executor, InferenceError, LoadOptions, Names, PackageFormatError, Tensors, Variant
+from neuropod_core.backend import Array
 from neuropod_core.errors import shown
 from neuropod_tf._analysis import Traits
 from neuropod_tf._artefact import Artefact, names_of_init_ops, read_variant
@@ -102,7 +102,7 @@ class SessionExecutor(Executor):
     def __init__(self, session: Any, bindings: Bindings, *, device: str, inline: bool, copies_inputs: bool) -> None:
         self._session, self._inputs, self._device, self._inline = session, bindings.inputs, device, inline
         self._copied = frozenset(_numbers(bindings.inputs)) if copies_inputs else frozenset[str]()
-        self._strings = frozenset(bindings.outputs) - frozenset(_numbers(bindings.outputs))
+        self._finish = {name: finish for name in bindings.outputs if (finish := _finish(name, bindings.outputs[name]))}
         self._fetched = _fetched(session.graph, bindings.outputs)
         session.graph.finalize()
         self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], Plan] = {}
@@ -119,12 +119,9 @@ class SessionExecutor(Executor):
             raise
         except Exception as error:
             raise _text_error(inputs) or inference_error(error) from error
-        results = {
-            name: value if type(value) is np.ndarray else as_array(value)
-            for name, value in zip(plan.outputs, values)  # noqa: B905 - strict= costs, and a session gives what it is asked
-        }
-        for name in plan.strings:
-            results[name] = as_strings(name, results[name])
+        results = dict(zip(plan.outputs, values))  # noqa: B905 - costs, and a session gives what it is asked for
+        for name, finished in plan.finish:
+            results[name] = finished(results[name])
         return results
 
     def close(self) -> None:
@@ -166,8 +163,8 @@ class SessionExecutor(Executor):
         feeds = [self._inputs[name] for name in inputs]
         fetches = [self._fetched[name] for name in outputs]
         run = callable_for(self._session, feeds, fetches, inline=self._inline) if fetches else _nothing
-        strings = tuple(name for name in outputs if name in self._strings)
-        return Plan(inputs, outputs, strings, arrays_in_order(inputs, self._copied), run)
+        finish = tuple((name, self._finish[name]) for name in outputs if name in self._finish)
+        return Plan(inputs, outputs, finish, arrays_in_order(inputs, self._copied), run)
 
 
 class StatefulSessionExecutor(SessionExecutor):
@@ -222,6 +219,13 @@ def _dismantle(graph: Any) -> None:
     except ImportError:  # It is no public function; the garbage collector frees the graph later.
         return
     dismantle_graph(graph)
+
+
+def _finish(name: str, tensor: Any) -> Callable[[Any], Array] | None:
+    """Give what makes an array of a result, None where a session always gives one: of numbers of a rank above 0."""
+    if tensor.dtype.base_dtype.name == "string":
+        return partial(as_strings, name)
+    return None if tensor.shape.rank else as_array
 
 
 def _numbers(tensors: Mapping[str, Any]) -> list[str]:
