@@ -164,6 +164,24 @@ class Package:
             for name in self.files:
                 self._check_hash(name, container.digest(name))
 
+    def unpack(self, folder: Path) -> None:
+        """Write every file into `folder`, verified on the way.
+
+        Raises
+        ------
+        PackageIntegrityError
+            If a file is not what the manifest says.
+        OSError
+            If it cannot be written, or is there already.
+        """
+        with self._opened() as container:
+            for name in self.files:
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    digest = container.copy(name, file)
+                self._check_hash(name, digest)
+
     def close(self) -> None:
         """Close the file; what `folder` gave stays, and who reads on opens it again."""
         self._closed = True
@@ -247,7 +265,7 @@ class Package:
         key = self._content_key()
         content = cache.content(key)
         if content is None:
-            content = cache.add(key, self._unpack)
+            content = cache.add(key, self.unpack)
         else:
             self.verify()  # The archive claims content that is there already: believe it only when it is so.
         cache.remember(self.path, self._container.stamp, key, self._container.newest_ns)
@@ -257,7 +275,7 @@ class Package:
         try:
             folder = private_folder()
             weakref.finalize(self, remove_tree, folder)
-            self._unpack(folder)
+            self.unpack(folder)
         except OSError as error:
             raise PackageError(f"cannot be unpacked: {error}", at=str(self.path)) from error
         return folder
@@ -270,15 +288,6 @@ class Package:
             while piece := source.read(1 << 20):
                 digest.update(piece)
         return f"archive-{digest.hexdigest()}"
-
-    def _unpack(self, folder: Path) -> None:
-        with self._opened() as container:
-            for name in self.files:
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as file:
-                    digest = container.copy(name, file)
-                self._check_hash(name, digest)
 
 
 def _local_path(source: str | os.PathLike[str]) -> Path:
