@@ -213,12 +213,12 @@ class Package:
             return None
         manifest = Manifest.from_bytes(self._manifest_bytes, f"{self.path}: {MANIFEST}")
         there, listed = set(self.files) - {MANIFEST}, set(manifest.files)
-        for names, expected, got in (
-            (listed - there, "the file that the manifest lists", "no such file"),
-            (there - listed, "only files that the manifest lists", "one more"),
+        for names, expected, got, remedy in (
+            (listed - there, "the file that the manifest lists", "no such file", "fetch the package again"),
+            (there - listed, "only files that the manifest lists", "one more", "remove it, or package the model again"),
         ):
             if names:
-                raise PackageIntegrityError(f"{self.path}: {min(names)}", expected, got)
+                raise PackageIntegrityError(f"{self.path}: {min(names)}", expected, got, remedy)
         return manifest
 
     def _custom_op_files(self) -> list[str]:
