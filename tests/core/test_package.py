@@ -176,6 +176,18 @@ def test_a_package_without_manifest_is_read(tmp_path: Path) -> None:
         assert (opened.folder() / "0/data/a").read_bytes() == b"a"
 
 
+def test_an_archive_that_was_replaced_lends_its_name_to_nothing(tmp_path: Path) -> None:
+    """Without a manifest, the key of the cache is the hash of the archive: of the one that is unpacked."""
+    path = zipped(tmp_path / "m.neuropod", {"config.json": CONFIG, "0/data": b"old"})
+    other = zipped(tmp_path / "other.neuropod", {"config.json": CONFIG, "0/data": b"new"})
+    with Package.open(path) as opened:
+        other.replace(path)
+        with pytest.raises(PackageIntegrityError, match="one that was changed since"):
+            opened.folder()
+
+    assert (unpacked(path) / "0/data").read_bytes() == b"new"
+
+
 def test_a_custom_op_that_is_not_there_is_named(tmp_path: Path) -> None:
     config = json.dumps({**json.loads(CONFIG), "custom_ops": ["op.so"]}).encode()
     with Package.open(zipped(tmp_path / "m.neuropod", {"config.json": config})) as opened:

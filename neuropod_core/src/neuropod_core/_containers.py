@@ -252,6 +252,24 @@ _ENCRYPTED, _UTF8 = 0x1, 0x800
 _ENTRY_BYTES = 46  # the least that an entry takes in the central directory (APPNOTE 4.3.12)
 
 
+def archive_digest(path: Path, stamp: str) -> str:
+    """Give the sha256 of an archive itself, which must still be the one of this stamp."""
+    digest = sha256()
+    with _zip_errors(path), path.open("rb") as source:
+        if _stamp([("", os.fstat(source.fileno()))]) != stamp:
+            raise changed(path)
+        while piece := source.read(_CHUNK_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def changed(path: Path) -> PackageIntegrityError:
+    """Make the error of a package that is not any more what it was when it was opened."""
+    return PackageIntegrityError(
+        str(path), "the package that was opened", "one that was changed since", "open it again"
+    )
+
+
 @contextmanager
 def _zip_errors(at: object) -> Iterator[None]:
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from hashlib import sha256
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from neuropod_core import test_data
-from neuropod_core._cache import Cache, default_root, private_folder, remove_tree
-from neuropod_core._containers import Container, Folder, open_container
+from neuropod_core._cache import Cache, default_root, private_folder
+from neuropod_core._containers import Container, Folder, archive_digest, changed, open_container
 from neuropod_core._json import parse_object
 from neuropod_core.config import Config, Manifest
 from neuropod_core.errors import PackageError, PackageFormatError, PackageIntegrityError, PackageNotFoundError
@@ -200,7 +199,7 @@ class Package:
             return
         with closing(open_container(self.path, self._limits)) as container:
             if container.stamp != self._container.stamp:
-                raise PackageIntegrityError(str(self.path), "the package that was opened", "one that was changed since")
+                raise changed(self.path)
             yield container
 
     # -- what describes it
@@ -273,8 +272,7 @@ class Package:
 
     def _unpacked_privately(self) -> Path:
         try:
-            folder = private_folder()
-            weakref.finalize(self, remove_tree, folder)
+            folder = private_folder(self)
             self.unpack(folder)
         except OSError as error:
             raise PackageError(f"cannot be unpacked: {error}", at=str(self.path)) from error
@@ -283,11 +281,7 @@ class Package:
     def _content_key(self) -> str:
         if self._manifest_bytes is not None:
             return sha256(self._manifest_bytes).hexdigest()
-        digest = sha256()
-        with self.path.open("rb") as source:
-            while piece := source.read(1 << 20):
-                digest.update(piece)
-        return f"archive-{digest.hexdigest()}"
+        return f"archive-{archive_digest(self.path, self._container.stamp)}"
 
 
 def _local_path(source: str | os.PathLike[str]) -> Path:
