@@ -17,9 +17,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
-import shutil
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -69,7 +66,7 @@ class Cache:
             return
         with contextlib.suppress(OSError):  # Not remembering costs time, nothing else.
             self._make(self._index)
-            partial = self._index / f".{secrets.token_hex(8)}"
+            partial = self._index / f".{os.urandom(8).hex()}"
             partial.write_text(json.dumps({"source": str(source), "stamp": stamp, "key": key}), "utf-8")
             partial.replace(self._index_path(source))
 
@@ -141,6 +138,8 @@ class Cache:
 
 def private_folder(owner: object) -> Path:
     """Make a folder that nobody else sees, for where there is no cache; it is removed when `owner` is dropped."""
+    import tempfile
+
     folder = Path(tempfile.mkdtemp(prefix="neuropod-"))
     weakref.finalize(owner, _remove_in, os.getpid(), folder)
     return folder
@@ -189,7 +188,7 @@ def _is_whole(content: Path, files: dict[str, Any]) -> bool:
 def _locked(folder: Path) -> Iterator[str]:
     """Hold the lock of a new name in `folder` as long as the block runs, or the process lives."""
     while True:
-        lock = folder / f"{secrets.token_hex(8)}.lock"
+        lock = folder / f"{os.urandom(8).hex()}.lock"
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         # Else somebody took it for an orphan before it was locked.
         if _flock(descriptor) is not False and os.fstat(descriptor).st_nlink:
@@ -248,6 +247,8 @@ def _remove_in(process: int, folder: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
+    import shutil
+
     if not folder.exists():
         return
     for path in [folder, *folder.rglob("*")]:
