@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 
 from neuropod_core import (
+    Executor,
     InferenceError,
     ModelClosedError,
+    Names,
     PackageError,
     PackageIntegrityError,
     ResultMismatchError,
     TensorMismatchError,
+    Tensors,
     load_neuropod,
 )
+from neuropod_core.placement._in_process import Serial
 
 Write = Callable[..., Path]
 
@@ -90,6 +94,27 @@ def test_an_executor_that_is_not_safe_is_called_by_one_thread_at_a_time(path: Pa
         type(calc.executors[-1]).thread_safe = True
     assert len(most) == 1600
     assert all(most)
+
+
+class Single(Executor):
+    """Takes one call at a time, and none after it was closed."""
+
+    closed = False
+
+    def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
+        assert not self.closed
+        return inputs
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_call_that_waited_for_its_turn_while_the_model_was_closed_says_so() -> None:
+    executor = Serial(Single())
+    executor.close()
+
+    with pytest.raises(ModelClosedError, match="the model is closed"):
+        executor.infer({})
 
 
 def test_closing_frees_the_executor_and_is_harmless_again(path: Path, calc: Any, x: np.ndarray) -> None:

@@ -214,12 +214,17 @@ def _agrees(dim: Dim, length: int, sizes: dict[str, int]) -> bool:
 
 # -- the straight-line half -------------------------------------------------------------------------------------------
 
+_MOST_CHECKS = 4096
+"""Types and lengths that are checked by generated code; it takes 0.1 ms for each to compile, so no more of them."""
+
 _Form = tuple[tuple[Dim, ...], bool, bool]  # the shape of a spec, whether it is optional, whether it holds text
 
 
 def _compiled(
     specs: tuple[TensorSpec, ...], symbols: tuple[str, ...], twin: Callable[..., Any], *, after: bool, some: bool
 ) -> Callable[..., Any]:
+    if sum(1 + len(spec.shape) for spec in specs) > _MOST_CHECKS:
+        return twin
     forms = tuple((spec.shape, spec.optional, spec.dtype is DType.STRING) for spec in specs)
     names: dict[str, Any] = {"ndarray": np.ndarray, "all_text": all_text, "twin": twin}
     for place, spec in enumerate(specs):

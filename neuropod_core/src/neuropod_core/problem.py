@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Union
 from neuropod_core.dtypes import DType, DTypeLike
 from neuropod_core.errors import SpecError, shown
 
-__all__ = ["Dim", "Problem", "TensorSpec"]
+__all__ = ["MOST_TENSORS", "Dim", "Problem", "TensorSpec"]
 
 Dim = int | str | None
 """One dimension: its length, a symbol that has one value per call, or None for any length."""
@@ -25,6 +25,9 @@ _NOTATION = re.compile(r"\s*([A-Za-z0-9_]+)\s*\[([^\[\]]*)\]\s*\Z")
 _LONGEST_NAME = 256
 _MOST_DIMENSIONS = 32  # NumPy 1 knows no more.
 _LARGEST_LENGTH = 2**63 - 1
+
+MOST_TENSORS = 4096
+"""Inputs, or outputs, of one problem."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,7 @@ class Problem:
     Raises
     ------
     SpecError
-        If a name comes twice.
+        If a name comes twice, or there are more than 4096 inputs or outputs.
 
     Examples
     --------
@@ -169,6 +172,8 @@ class Problem:
     def __post_init__(self) -> None:
         for side in ("inputs", "outputs"):
             specs = tuple(getattr(self, side))
+            if len(specs) > MOST_TENSORS:
+                raise SpecError(f"a problem has at most {MOST_TENSORS} {side}, not {len(specs)}")
             _check_unique(specs, side)
             object.__setattr__(self, side, specs)
         for text in ("name", "description"):
