@@ -15,6 +15,7 @@ from neuropod_core import (
     InferenceError,
     ModelClosedError,
     Names,
+    OptionError,
     PackageError,
     PackageIntegrityError,
     ResultMismatchError,
@@ -155,6 +156,21 @@ def test_warm_up_runs_once_on_zeros_or_on_the_test_data(write: Write, tmp_path: 
             model.warm_up(sizes)
 
     assert shapes == [(1, 1), (4, 1), (2, 3), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"Q": 2}, "no symbols \\['Q'\\] - at sizes"),
+        ({"N": -1}, "no array has such lengths"),
+        ({"N": "many"}, "no array has such lengths"),
+        ({"N": 2**62}, "no array has such lengths"),
+    ],
+    ids=str,
+)
+def test_warm_up_names_sizes_that_cannot_be(sizes: Any, message: str, path: Path) -> None:
+    with load_neuropod(path) as model, pytest.raises(OptionError, match=message):
+        model.warm_up(sizes)
 
 
 def test_test_runs_the_packaged_data(write: Write, tmp_path: Path, calc: Any, x: np.ndarray) -> None:

@@ -66,7 +66,7 @@ def test_a_file_url_is_taken(package: Path) -> None:
         assert opened.path == package
 
 
-@pytest.mark.parametrize("source", ["http://host/m", "https://host/m", "grpc://host", "s3://bucket/m"])
+@pytest.mark.parametrize("source", ["http://host/m", "https://host/m", "grpc://host", "s3://bucket/m", "file://host/m"])
 def test_other_urls_are_refused(source: str) -> None:
     with pytest.raises(PackageError, match=source.partition(":")[0]):
         Package.open(source)

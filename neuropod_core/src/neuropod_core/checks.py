@@ -25,7 +25,7 @@ from neuropod_core.tensors import all_text, as_array, as_text, describe
 __all__ = ["Cast", "InputCheck", "OutputCheck", "Sizes", "input_check", "output_check"]
 
 Cast = Literal["no", "safe", "same_kind"]
-"""Whether a wrong element type is converted: never, where no value changes, or within a kind (float64 to float32)."""
+"""Whether a wrong element type is converted: never, where `numpy.can_cast` calls it safe, or within a kind."""
 
 Sizes = tuple[Any, ...]
 """The values of a problem's symbols in one call, in the order of `Problem`; None where no tensor bound one."""
@@ -157,7 +157,8 @@ def _converted(value: object, spec: TensorSpec, cast: Cast) -> Array:
     path = f"inputs.{spec.name}"
     array = as_array(value)
     if array is None:
-        remedy = f"pass a NumPy array, such as np.asarray(value, {spec.dtype.value!r})"
+        dtype = "object" if spec.dtype is DType.STRING else spec.dtype.value
+        remedy = f"pass a NumPy array, such as np.asarray(value, {dtype!r})"
         raise TensorMismatchError(path, spec.notation, describe(value), remedy)
     if spec.dtype is DType.STRING:
         return _text(path, array, spec)

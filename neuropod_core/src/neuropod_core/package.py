@@ -15,7 +15,7 @@ from neuropod_core._cache import Cache, default_root, private_folder
 from neuropod_core._containers import Container, Folder, archive_digest, changed, open_container
 from neuropod_core._json import parse_object
 from neuropod_core.config import Config, Manifest
-from neuropod_core.errors import PackageError, PackageFormatError, PackageIntegrityError, PackageNotFoundError
+from neuropod_core.errors import PackageError, PackageFormatError, PackageIntegrityError, PackageNotFoundError, shown
 from neuropod_core.limits import Limits
 from neuropod_core.test_data import TestData
 from neuropod_core.variants import Variant
@@ -298,11 +298,13 @@ def _path_of_url(url: str) -> str:
     from urllib.parse import unquote, urlsplit
 
     try:
-        scheme, _, path, _, _ = urlsplit(url)
+        scheme, host, path, _, _ = urlsplit(url)
     except ValueError as error:
         raise PackageNotFoundError(f"is no URL: {error}", at=repr(url)) from error
     if scheme in ("http", "https", "grpc", "grpcs"):
         raise PackageError(f"{scheme}:// names a server, not a package", at=url, remedy="download the package first")
     if scheme not in ("file", ""):
         raise PackageError(f"packages are not read from {scheme}://", at=url, remedy="download the package first")
+    if scheme and host not in ("", "localhost"):
+        raise PackageError(f"{shown(host)} is another machine", at=url, remedy="write it like file:///folder/file")
     return unquote(path) if scheme else url
