@@ -73,7 +73,7 @@ def test_inputs_are_a_mapping(inputs: Any) -> None:
 
 
 def test_any_mapping_is_taken_and_left_alone() -> None:
-    given_inputs = OrderedDict(x=f32(2, 3).tolist() and memoryview(f32(2, 3)), y=f32(2, 5))
+    given_inputs = OrderedDict[str, Any](x=memoryview(bytearray(24)).cast("f", [2, 3]), y=f32(2, 5))
     before = dict(given_inputs)
 
     arrays, _ = input_check(PAIR)(given_inputs)

@@ -67,9 +67,8 @@ def test_our_key_makes_tensors_required_and_described() -> None:
 @given(problems(), st.sampled_from(["*", ">=1.2 <3", "2.x"]))
 def test_a_declaration_survives_writing(problem: Problem, version: str) -> None:
     if not problem.ties_outputs:
-        problem = Problem(
-            *(tuple(_optional(s) for s in side) for side in (problem.inputs, problem.outputs)), "m", "", False
-        )
+        sides = [tuple(_optional(spec) for spec in side) for side in (problem.inputs, problem.outputs)]
+        problem = Problem(sides[0], sides[1], "m", ties_outputs=False)
     config = Config("m", "torchscript", problem, version)
 
     back = Config.from_bytes(config.to_bytes())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,8 @@ class TestCalc(BackendTests):
     known_gaps = {"test_descriptor_imports_no_framework": "the plugin is registered in this process only"}
 
     @pytest.fixture(autouse=True)
-    def registered(self, calc: Any) -> Iterator[None]:
+    def registered(self, calc: Any) -> None:
         del calc
-        return
 
     @pytest.fixture
     def write_model(self) -> WriteModel:

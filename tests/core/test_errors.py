@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 import json
 import pickle
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,8 @@ def made(kind: type[NeuropodError]) -> NeuropodError:
     names = list(inspect.signature(kind).parameters)
     if kind is not errors.PackageLimitError:
         values.pop("got")
-    return kind(*(values.get(name, f"the {name}") for name in names))
+    arguments: list[Any] = [values.get(name, f"the {name}") for name in names]
+    return kind(*arguments)
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)

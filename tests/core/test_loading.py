@@ -103,7 +103,7 @@ def test_a_type_that_the_backend_lacks_is_refused(path: Path, calc: Any, monkeyp
 
 
 def test_an_unforeseen_error_becomes_ours(path: Path, calc: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(type(calc), "load", lambda *_: {}["nothing"])
+    monkeypatch.setattr(type(calc), "load", lambda *_: dict[str, int]()["nothing"])
 
     with pytest.raises(ModelLoadError, match="loading raised KeyError: 'nothing' - at calc model 'add'") as raised:
         load_neuropod(path)

@@ -80,7 +80,9 @@ def test_what_compresses_too_well_is_stored(tmp_path: Path, calc: Any) -> None:
 
 
 def test_specs_can_be_given_as_the_original_takes_them(write: Write, tmp_path: Path) -> None:
-    specs = [{"name": name, "dtype": "float32", "shape": ("N", "M")} for name in ("x", "y", "sum", "difference")]
+    specs: list[dict[str, Any]] = [
+        {"name": name, "dtype": "float32", "shape": ("N", "M")} for name in ("x", "y", "sum", "difference")
+    ]
     path = tmp_path / "m.neuropod"
 
     write(path, problem=None, input_spec=specs[:2], output_spec=specs[2:], default_input_tensor_device="CPU")
@@ -153,15 +155,14 @@ def test_of_two_packagers_one_wins_and_the_other_says_so(
     write: Write,
     tmp_path: Path,
 ) -> None:
-    path, outcomes, barrier = tmp_path / "m.neuropod", [], threading.Barrier(2)
+    path, barrier = tmp_path / "m.neuropod", threading.Barrier(2)
+    outcomes: list[object] = []
 
     def race() -> None:
         barrier.wait()
         try:
             outcomes.append(write(path, package_as_zip=package_as_zip))
-        except PackagingError as error:
-            outcomes.append(error)
-        except OSError as error:
+        except (PackagingError, OSError) as error:
             outcomes.append(error)
 
     threads = [threading.Thread(target=race) for _ in range(2)]

@@ -30,7 +30,7 @@ scores = "float32[N, 10]"
 
 
 def test_spec_holds_its_values() -> None:
-    spec = TensorSpec("image", "float32", ["N", 3, None], description="a picture", unit="[0, 1]")  # type: ignore[arg-type]  # lists and names are taken
+    spec = TensorSpec("image", "float32", ["N", 3, None], description="a picture", unit="[0, 1]")
 
     assert (spec.dtype, spec.shape, spec.symbols) == (DType.FLOAT32, ("N", 3, None), ("N",))
     assert str(spec) == "image: float32[N, 3, ?]"

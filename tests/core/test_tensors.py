@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import array as stdlib_array
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ class Lent:
     def __init__(self, array: np.ndarray) -> None:
         self._array = array
 
-    def __dlpack__(self, **options: object) -> object:
+    def __dlpack__(self, **options: Any) -> object:
         return self._array.__dlpack__(**options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -84,7 +85,14 @@ def test_empty_text_is_text() -> None:
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(np.zeros((2, 3), np.int8), "int8[2, 3]"), (np.array("a"), "string[]"), ([1], "list"), (None, "NoneType")],
+    [
+        (np.array(["a"], object), "string[1]"),
+        (np.array([1], object), "object[1]"),
+        (np.zeros((2, 3), np.int8), "int8[2, 3]"),
+        (np.array("a"), "string[]"),
+        ([1], "list"),
+        (None, "NoneType"),
+    ],
     ids=str,
 )
 def test_describe_uses_the_notation_of_specs(value: object, expected: str) -> None:

@@ -94,3 +94,14 @@ def test_plugin_offers_modules_of_its_own(plugin: Path) -> None:
 
     assert modules
     assert all(module.split(".")[0] == plugin.name for module in modules)
+
+
+def test_extras_that_texts_name_exist() -> None:
+    offered = {project(path)["name"]: set(project(path).get("optional-dependencies", ())) for path in DISTRIBUTIONS}
+    texts = [file.read_text() for path in DISTRIBUTIONS for file in (*path.rglob("src/**/*.py"), path / "README.md")]
+    named = {match.groups() for text in texts for match in re.finditer(r"(neuropod-[a-z]+)\[([a-z0-9,]+)\]", text)}
+
+    assert named
+    assert {
+        (name, extra) for name, extras in named for extra in extras.split(",") if extra not in offered[name]
+    } == set()

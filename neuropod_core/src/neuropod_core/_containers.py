@@ -70,7 +70,11 @@ class Container(ABC):
 
 def open_container(path: Path, limits: Limits) -> Container:
     """Open a folder or an archive."""
-    return Folder(path, limits) if path.is_dir() else Archive(path, limits)
+    with _zip_errors(path):
+        mode = path.stat().st_mode
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):  # A pipe would wait for ever, a device never end.
+        raise PackageFormatError("is neither a file nor a folder", str(path))
+    return Folder(path, limits) if stat.S_ISDIR(mode) else Archive(path, limits)
 
 
 class Folder(Container):
@@ -262,9 +266,11 @@ def _zip_errors(at: object) -> Iterator[None]:
 
 def _check_directory_size(file: BinaryIO, size: int, limits: Limits, path: Path) -> None:
     """Bound the central directory before `zipfile` reads it into memory (APPNOTE 4.3.14 to 4.3.16)."""
+    if size < _END_BYTES:  # Nothing is read of files that only look regular: one in /proc may wait or never end.
+        raise PackageFormatError("is no zip archive: it has no end record", str(path))
     tail_at = max(0, size - _END_BYTES - _LONGEST_COMMENT - _LOCATOR_BYTES)
     file.seek(tail_at)
-    tail = file.read()
+    tail = file.read(size - tail_at)
     end = tail.rfind(_END)
     if end < 0 or len(tail) - end < _END_BYTES:
         raise PackageFormatError("is no zip archive: it has no end record", str(path))

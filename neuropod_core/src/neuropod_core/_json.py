@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from typing import Any, NoReturn
 
 from neuropod_core.errors import PackageFormatError, PackageLimitError, shown
@@ -19,7 +21,9 @@ def parse_object(data: bytes, at: str) -> dict[str, Any]:
         If it is anything else; `at` names the file.
     """
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_no_constant
+        )
     except RecursionError:
         raise PackageLimitError("levels of JSON", _DEEPEST, 1000, at) from None
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors too.
@@ -38,10 +42,16 @@ def dump(value: object) -> bytes:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"key {shown(twice)} comes twice")
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{shown(text)} is no JSON number")
+    return number
 
 
 def _no_constant(name: str) -> NoReturn:

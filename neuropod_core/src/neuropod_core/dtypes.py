@@ -6,13 +6,16 @@ import re
 from contextlib import suppress
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, Union
 
 import numpy as np
 
 from neuropod_core.errors import SpecError, shown
 
-__all__ = ["DType"]
+__all__ = ["DType", "DTypeLike"]
+
+DTypeLike = Union["DType", str, type, "np.dtype[Any]"]
+"""What `DType.parse` reads."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}\Z")
 

@@ -281,7 +281,10 @@ def _local_path(source: str | os.PathLike[str]) -> Path:
     text: object = os.fspath(source)
     if not isinstance(text, str) or "\0" in text or not text:
         raise PackageNotFoundError("the place of a package is a path or a URL", at=repr(text))
-    scheme = urlsplit(text).scheme if "://" in text else ""
+    try:
+        scheme = urlsplit(text).scheme if "://" in text else ""
+    except ValueError as error:
+        raise PackageNotFoundError(f"is no URL: {error}", at=repr(text)) from error
     if scheme == "file":
         text = unquote(urlsplit(text).path)
     elif scheme in ("http", "https", "grpc", "grpcs"):

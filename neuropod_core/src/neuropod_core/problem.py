@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
-from neuropod_core.dtypes import DType
+from neuropod_core.dtypes import DType, DTypeLike
 from neuropod_core.errors import SpecError, shown
 
 __all__ = ["Dim", "Problem", "TensorSpec"]
@@ -62,6 +63,18 @@ class TensorSpec:
     optional: bool = False
     description: str = ""
     unit: str = ""
+
+    if TYPE_CHECKING:  # What is taken is wider than what is kept.
+
+        def __init__(  # noqa: PLR0917 - as many as there are fields
+            self,
+            name: str,
+            dtype: DTypeLike,
+            shape: Sequence[Dim],
+            optional: bool = False,  # noqa: FBT001, FBT002 - a dataclass takes its fields by position too
+            description: str = "",
+            unit: str = "",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         _check_name(self.name)
@@ -253,8 +266,7 @@ def _check_name(name: object) -> None:
 
 
 def _check_unique(specs: Sequence[TensorSpec], side: str) -> None:
-    names = [spec.name for spec in specs]
-    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else ()
+    twice = sorted(name for name, times in Counter(spec.name for spec in specs).items() if times > 1)
     if twice:
         raise SpecError(f"{', '.join(map(shown, twice))} named more than once", at=side)
 

@@ -78,7 +78,10 @@ def dtype_of(array: Array) -> DType | None:
 def describe(value: object) -> str:
     """Say what a value is in the notation of specs: ``float32[2, 3]``, or the name of its type."""
     if isinstance(value, np.ndarray | np.generic):
-        name = "string" if value.dtype.kind in "UST" else value.dtype.name
+        text = value.dtype.kind in "UST" or (
+            isinstance(value, np.ndarray) and value.dtype.kind == "O" and all_text(value)
+        )
+        name = "string" if text else value.dtype.name
         return f"{name}[{', '.join(map(str, value.shape))}]"
     return type(value).__name__
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from neuropod_core import Executor, LoadOptions, Problem, Variant
 from neuropod_onnx.plugin import OnnxBackend
-from onnx import TensorProto, helper, numpy_helper
 
 
 def model_of(

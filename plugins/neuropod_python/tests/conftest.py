@@ -33,9 +33,10 @@ def load(tmp_path: Path) -> Iterator[Load]:
         custom_ops: tuple[Path, ...] = (),
         device: str = "cpu",
         config: Mapping[str, Any] | None = None,
+        name: str = "",
         **options: Any,
     ) -> Executor:
-        folder = tmp_path / f"package{len(list(tmp_path.iterdir()))}" / "0"
+        folder = tmp_path / (name or f"package{len(list(tmp_path.iterdir()))}") / "0"
         _write({f"code/{name}": text.encode() for name, text in files.items()}, folder)
         _write({f"data/{name}": content for name, content in (data or {}).items()}, folder)
         _write({} if lock is None else {"requirements.lock": lock.encode()}, folder)

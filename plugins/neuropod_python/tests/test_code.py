@@ -40,18 +40,19 @@ def _entry(expression: str, imports: str = "") -> str:
     return "\n".join(lines)
 
 
+def _other_finders() -> list[object]:
+    return [finder for finder in sys.meta_path if type(finder).__module__ != "neuropod_python.code"]
+
+
 @pytest.fixture(autouse=True)
 def _unchanged_application() -> Iterator[None]:
-    before = list(sys.path), list(sys.meta_path), {name for name in sys.modules if "neuropod_code" not in name}
+    before = list(sys.path), _other_finders(), {name for name in sys.modules if "neuropod_code" not in name}
 
     yield
 
     gc.collect()
     assert sys.path == before[0]
-    assert [finder for finder in sys.meta_path if type(finder).__module__ == "neuropod_python.code"] in (
-        [],
-        sys.meta_path[:1],
-    )
+    assert _other_finders() == before[1]
     mine = {"layers", "mymodel", "entry", "space", "helper", "jsonish"}
     assert not {name for name in set(sys.modules) - before[2] if name.partition(".")[0] in mine}
 
@@ -241,7 +242,7 @@ def test_guests_leave_when_the_package_is_loaded(load: Load) -> None:
 
     assert "helper" not in sys.modules
     with pytest.raises(ImportError):
-        pickle.loads(b"chelper\nVALUE\n.")  # noqa: S301 - written here
+        pickle.loads(b"chelper\nVALUE\n.")
 
 
 def test_a_package_that_loads_another_keeps_its_guests(load: Load) -> None:
@@ -334,3 +335,64 @@ def main(path):
     del sys.modules["neuropod_test_hook"]
 
     assert kept[0]() > 0
+
+
+def test_packages_load_side_by_side_in_many_threads(load: Load) -> None:
+    located = "import pydoc\nassert pydoc.locate('helper.VALUE') == {0}\nfrom helper import VALUE\n"
+
+    def answer(value: int) -> float:
+        files = {"entry.py": _entry("VALUE", located.format(value)), "helper.py": f"VALUE = {value}"}
+        return _answer(load(files, name=f"threads{value}"))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(answer, range(40))) == list(range(40))
+    assert "helper" not in sys.modules
+
+
+def test_a_package_may_load_others_of_equal_names_in_threads(load: Load) -> None:
+    inner: list[float] = []
+    located = "import pydoc\nassert pydoc.locate('helper.VALUE') == {0}\nfrom helper import VALUE\n"
+
+    def files(value: int, more: str = "") -> dict[str, str]:
+        return {"entry.py": _entry("VALUE", located.format(value) + more), "helper.py": f"VALUE = {value}"}
+
+    def load_inner() -> None:
+        with ThreadPoolExecutor(2) as pool:
+            inner.extend(pool.map(lambda value: _answer(load(files(value), name=f"inner{value}")), (2, 3)))
+
+    sys.modules["neuropod_test_hook"] = type(sys)("neuropod_test_hook")
+    vars(sys.modules["neuropod_test_hook"])["load_inner"] = load_inner
+    outer = load(files(1, "import neuropod_test_hook\nneuropod_test_hook.load_inner()\n" + located.format(1)))
+    del sys.modules["neuropod_test_hook"]
+
+    assert [_answer(outer), *inner] == [1, 2, 3]
+
+
+def test_guests_are_hollow_for_other_threads(load: Load) -> None:
+    seen: list[object] = []
+
+    def look() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            seen.append(pool.submit(lambda: getattr(__import__("helper"), "VALUE", "nothing")).result())
+
+    sys.modules["neuropod_test_hook"] = type(sys)("neuropod_test_hook")
+    vars(sys.modules["neuropod_test_hook"])["look"] = look
+    imports = "import pydoc\npydoc.locate('helper.VALUE')\nimport neuropod_test_hook\nneuropod_test_hook.look()\n"
+    load({"entry.py": _entry("1", imports), "helper.py": "VALUE = 1"})
+    del sys.modules["neuropod_test_hook"]
+
+    assert seen == ["nothing"]
+
+
+def test_libraries_find_the_files_of_the_package_while_it_is_loaded(load: Load) -> None:
+    entry = """
+import importlib.resources, pkgutil
+import numpy as np
+def main(path):
+    word = importlib.resources.files("mymodel").joinpath("word.txt").read_text()
+    assert pkgutil.get_data("mymodel", "word.txt").decode() == word
+    return lambda x: {"y": x + np.float32(word)}
+"""
+    files = {"mymodel/__init__.py": "", "mymodel/entry.py": entry, "mymodel/word.txt": "6"}
+
+    assert _answer(load(files, package="mymodel.entry")) == 6

@@ -210,7 +210,7 @@ _WRITES = {
 
 @pytest.mark.parametrize("write", _WRITES.values(), ids=_WRITES)
 @pytest.mark.parametrize("is_read_only", [False, True], ids=["writeable", "read-only"])
-def test_inputs_are_never_written(load: Load, write: str, is_read_only: bool) -> None:  # noqa: FBT001
+def test_inputs_are_never_written(load: Load, write: str, is_read_only: bool) -> None:
     entry = (
         f"{_HEAD}\ndef main(path):\n    def model(x):\n        {write}\n        return {{'y': x}}\n    return model\n"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,13 @@ def write(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> Writ
             return {name[2:] for name in archive.namelist() if name.startswith("0/")}
 
     return package
+
+
+@pytest.fixture(autouse=True)
+def _forget_modules() -> Iterator[None]:
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("mymodel", "single")]:
+        del sys.modules[name]
 
 
 _MYMODEL = {
@@ -186,8 +193,6 @@ def test_a_function_brings_its_package(write: Write, source: Path, monkeypatch: 
     import mymodel.entry  # type: ignore[import-not-found]
 
     files = write(entrypoint=mymodel.entry.main, entrypoint_package="left out", code_path_spec="left out")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "mymodel"]:
-        del sys.modules[name]
 
     assert files == {"config.json", *_MYMODEL}
 
@@ -197,7 +202,6 @@ def test_a_function_brings_its_module(write: Write, source: Path, monkeypatch: p
     import single  # type: ignore[import-not-found]
 
     files = write(entrypoint=single.main, entrypoint_package="left out", code_path_spec="left out")
-    del sys.modules["single"]
 
     assert files == {"config.json", "code/single.py"}
 

@@ -118,6 +118,8 @@ def test_two_versions_of_one_name_are_refused() -> None:
 def test_locks_are_bounded_and_text(tmp_path: Path) -> None:
     with pytest.raises(PackageLimitError, match="bytes of a requirements lock"):
         check_installed(_lock(tmp_path, b"#" * (1 << 21)))
+    with pytest.raises(PackageLimitError, match="lines of a requirements lock"):
+        check_installed(_lock(tmp_path, "\n" * 6000))
     with pytest.raises(PackageFormatError, match="not UTF-8"):
         check_installed(_lock(tmp_path, b"\xff\xfe"))
 

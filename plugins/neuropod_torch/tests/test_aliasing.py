@@ -203,7 +203,8 @@ def case(bodies: dict[str, str]) -> Any:
 
 
 def fresh_input(step: int) -> np.ndarray[Any, Any]:
-    return np.linspace(-1, 2, 12, dtype=np.float32).reshape(3, 4) + np.float32(step)
+    made: np.ndarray[Any, Any] = np.linspace(-1, 2, 12, dtype=np.float32).reshape(3, 4) + np.float32(step)
+    return made
 
 
 def results(module: Any, steps: int) -> list[np.ndarray[Any, Any]]:

@@ -141,7 +141,7 @@ def test_nothing_that_no_output_needs_is_computed(opened: Any) -> None:
 
 
 def optional(name: str) -> TensorSpec:
-    return TensorSpec(name, "float32", ("N", "M"), optional=True)  # type: ignore[arg-type]  # names are taken
+    return TensorSpec(name, "float32", ("N", "M"), optional=True)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import numpy as np
 from neuropod_core.backend import Array, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelLoadError
-
 from neuropod_onnx._signature import Signature
 
 __all__ = ["check_supported", "run"]
@@ -41,7 +40,7 @@ def check_supported(signature: Signature) -> bool:
     return True
 
 
-def run(session: Any, feed: Tensors, nodes: Sequence[str], run_options: Any) -> list[Array]:
+def run(session: Any, nodes: Sequence[str], feed: Tensors, run_options: Any) -> list[Array]:
     """Run `session` on arrays of any type; the results are copies."""
     binding = session.io_binding()
     for node, array in feed.items():

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from neuropod_core.backend import Array, Executor, Names, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelClosedError, TensorMismatchError
 from neuropod_onnx import _bfloat16
+from neuropod_onnx._compiled import compile_infer
 from neuropod_onnx._errors import call_failed
-from neuropod_onnx._lanes import Lanes
+from neuropod_onnx._lanes import Lanes, no_lanes
 from neuropod_onnx._providers import CPU
 from neuropod_onnx._signature import Port, Signature
 
 __all__ = ["OnnxExecutor"]
+
+Call = Callable[[list[str], Tensors, Any], list[Array]]
 
 
 class OnnxExecutor(Executor):
@@ -38,22 +42,34 @@ class OnnxExecutor(Executor):
         self, session: Any, run_options: Any, signature: Signature, description: Mapping[str, object] | None = None
     ) -> None:
         self._session, self._run_options, self._signature = session, run_options, signature
-        # The public method looks at every input again before it calls this one.
-        self._inner = getattr(session, "_sess", None) or session
         self._names = [port.name for port in signature.outputs]
         self._nodes = {port.name: port.node for port in signature.outputs}
         self._required = [port for port in signature.inputs if port.required]
         self._renamed = [(port.name, port.node) for port in signature.inputs]
         self._same_names = all(name == node for name, node in self._renamed)
-        self._handed_through = {port.node for port in signature.outputs if port.is_stored}
+        self._stored = {port.name for port in signature.outputs if port.is_stored}
         self._facts = dict(description or {})
         dtypes = {port.dtype for port in (*signature.inputs, *signature.outputs)}
-        self._call = self._call_bfloat16 if _bfloat16.check_supported(signature) else self._call_plain
+        # The public `run` looks at every input again before it calls the inner one.
+        inner = getattr(session, "_sess", None) or session
+        self._call: Call = partial(_bfloat16.run, session) if _bfloat16.check_supported(signature) else inner.run
+        self._compiled: dict[str, Any] = {"lanes_for": no_lanes}
         self._lanes: Lanes | None = None
         if DType.STRING not in dtypes and list(session.get_providers()) == [CPU]:
-            self._lanes = Lanes(session, run_options, signature)
-            fast = self._lanes.fast(self.infer)
-            self.infer = fast  # type: ignore[method-assign]  # this model's own straight-line code in front of `infer`
+            self._lanes = Lanes(session, run_options, signature, self._compiled)
+        if signature.outputs:
+            self._compile()
+
+    def _compile(self) -> None:
+        """Put straight-line code for this model in front of `infer`."""
+        self._compiled |= {
+            "slow": self.infer,
+            "again": self._infer_again,
+            "run": self._call,
+            "options": self._run_options,
+            "failed": call_failed,
+        }
+        self.infer = compile_infer(self._signature, self._compiled)  # type: ignore[method-assign]
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         """Run the model once; see `Executor.infer`.
@@ -74,34 +90,47 @@ class OnnxExecutor(Executor):
         if self._lanes is not None:
             self._lanes.close()
         self.__dict__.pop("infer", None)
-        self._session = self._inner = self._run_options = None
+        # Whoever kept the compiled function finds his way to `ModelClosedError`, and keeps no session.
+        self._compiled.update(lanes_for=_nothing_known, run=None, options=None)
+        self._session = self._run_options = None
+        self._call = _closed
 
     @property
     def description(self) -> Mapping[str, object]:
         """Version, providers and threads."""
         return self._facts
 
+    def _infer_again(self, inputs: Tensors, lanes: list[Any], lane: object) -> Tensors:
+        """Take a call over whose lane failed."""
+        try:
+            results = self._run(inputs, self._names)
+        except Exception:
+            lanes.append(lane)  # These values fail in any way; the lane is as good as before.
+            raise
+        if self._lanes is not None:
+            self._lanes.retire()  # It runs without bound buffers: the shapes of its outputs depend on values.
+        return results
+
     def _run(self, inputs: Tensors, names: list[str]) -> Tensors:
-        if self._session is None:
-            raise ModelClosedError("the model is closed", remedy="load it again")
         feed = inputs if self._same_names else {node: inputs[name] for name, node in self._renamed if name in inputs}
         if not names:
             return {}  # ONNX Runtime takes an empty list for all of them.
         try:
-            values = self._call(feed, [self._nodes[name] for name in names])
+            values = self._call([self._nodes[name] for name in names], feed, self._run_options)
         except Exception as error:
             raise call_failed(error) from error
-        return dict(zip(names, values, strict=True))
-
-    def _call_plain(self, feed: Tensors, nodes: list[str]) -> list[Array]:
-        values: list[Array] = self._inner.run(nodes, feed, self._run_options)
-        if self._handed_through:
-            return [v.copy() if n in self._handed_through else v for n, v in zip(nodes, values, strict=True)]
-        return values
-
-    def _call_bfloat16(self, feed: Tensors, nodes: list[str]) -> list[Array]:
-        return _bfloat16.run(self._session, feed, nodes, self._run_options)
+        return {
+            name: value.copy() if name in self._stored else value for name, value in zip(names, values, strict=True)
+        }
 
 
 def _nothing(port: Port) -> TensorMismatchError:
     return TensorMismatchError(f"inputs.{port.name}", port.spec.notation, "nothing", "the model has no default for it")
+
+
+def _closed(*_: object) -> list[Array]:
+    raise ModelClosedError("the model is closed", remedy="load it again")
+
+
+def _nothing_known(_shapes: object) -> None:
+    return None

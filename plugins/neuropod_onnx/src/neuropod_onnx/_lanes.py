@@ -19,16 +19,16 @@ import numpy as np
 
 from neuropod_core.backend import Array, Tensors
 from neuropod_core.dtypes import DType
+from neuropod_onnx._compiled import UNFIT
 from neuropod_onnx._signature import Port, Signature
 
-__all__ = ["MOST_BYTES", "Lanes"]
+__all__ = ["MOST_BYTES", "Lanes", "no_lanes"]
 
 MOST_BYTES = 16_384
-_MOST_SHAPES = 16
+_MOST_SHAPES = 32
 _MOST_LANES = 8  # For each set of shapes.
 
 Lane = tuple[Any, ...]
-Infer = Callable[..., Tensors]
 
 
 class Lanes:
@@ -42,84 +42,62 @@ class Lanes:
         Options of every call.
     signature
         Its tensors; none of them strings.
+    names
+        Globals of the compiled function, in which ``lanes_for`` is kept.
     """
 
-    def __init__(self, session: Any, run_options: Any, signature: Signature) -> None:
+    def __init__(self, session: Any, run_options: Any, signature: Signature, names: dict[str, Any]) -> None:
         self._session, self._run_options, self._signature = session, run_options, signature
-        self._names = [port.name for port in signature.inputs]
-        self._single = len(self._names) == 1
-        self._ready: dict[Any, list[Lane]] = {}
+        self._names = names
+        self._ready: dict[Any, Any] = {}  # Lanes that wait for a call, or UNFIT.
+        names["lanes_for"] = self._ready.get  # Where nothing is known of the shapes, None.
         self._made: dict[Any, int] = {}
-        self._last: Any = None
+        self._seen: set[Any] = set()
         self._retired = False
         self._lock = threading.Lock()
 
-    def fast(self, slow: Infer) -> Infer:
-        """Write `infer` for this signature: straight-line code over a lane, and `slow` for every other call."""
-        inputs, outputs = self._signature.inputs, self._signature.outputs
-        names: dict[str, Any] = {"ready": self._ready, "slow": slow, "again": partial(self._again, slow)}
-        names |= {f"n{i}": port.name for i, port in enumerate(inputs)}
-        names |= {f"t{i}": port.dtype.numpy for i, port in enumerate(inputs)}
-        names |= {f"m{i}": port.name for i, port in enumerate(outputs)}
-        exec(_source(len(inputs), len(outputs)), names)  # noqa: S102 - the source holds counts, no text of a package
-        fast: Infer = names["infer"]
-        return fast
-
-    def _again(self, slow: Infer, inputs: Tensors, lanes: list[Lane], lane: Lane) -> Tensors:
-        try:
-            results = slow(inputs)
-        except Exception:
-            lanes.append(lane)  # These values fail in any way; the lane is as good as before.
-            raise
-        self.retire()
-        return results
-
     def offer(self, inputs: Tensors, results: Tensors) -> None:
         """Learn from a call that took no lane: shapes that come a second time get one."""
-        if self._retired or len(inputs) != len(self._names):
+        if self._retired or any(port.name not in inputs for port in self._signature.inputs):
             return
-        shapes = self._shapes(inputs)
-        if shapes != self._last:
-            self._last = shapes
-        elif self._fits(inputs, results):
+        shapes = tuple([inputs[port.name].shape for port in self._signature.inputs])
+        shapes = shapes[0] if len(shapes) == 1 else shapes
+        fits = self._fits(inputs, results)
+        if fits and shapes not in self._seen:
+            self._seen = {shapes} if len(self._seen) >= _MOST_SHAPES else self._seen | {shapes}
+        elif self._made.get(shapes, 0) < _MOST_LANES:
             with self._lock:
-                self._grow(shapes, inputs, results)
-
-    def _grow(self, shapes: Any, inputs: Tensors, results: Tensors) -> None:
-        if self._retired or self._made.get(shapes, 0) >= _MOST_LANES:
-            return
-        lane = self._lane(inputs, results)
-        if lane is None:
-            self._stop()
-        else:
-            self._add(shapes, lane)
+                self._learn(shapes, self._lane(inputs, results) if fits and not self._retired else UNFIT)
 
     def retire(self) -> None:
         """Make and keep no more lanes."""
         with self._lock:
             self._stop()
 
-    def _stop(self) -> None:
-        self._retired = True
-        self._ready.clear()
-        self._made.clear()
-
     def close(self) -> None:
         """Free the lanes and forget the session."""
         self.retire()
         self._session = self._run_options = None
 
-    def _shapes(self, inputs: Tensors) -> Any:
-        shapes = tuple([inputs[name].shape for name in self._names])
-        return shapes[0] if self._single else shapes
+    def _stop(self) -> None:
+        self._retired = True
+        self._names["lanes_for"] = no_lanes
+        self._ready.clear()
+        self._made.clear()
 
-    def _add(self, shapes: Any, lane: Lane) -> None:
-        if shapes not in self._made and len(self._made) >= _MOST_SHAPES:
-            oldest = next(iter(self._made))
-            del self._made[oldest]
-            self._ready.pop(oldest, None)
-        self._made[shapes] = self._made.get(shapes, 0) + 1
-        self._ready.setdefault(shapes, []).append(lane)
+    def _learn(self, shapes: Any, lane: Lane | None) -> None:
+        if self._retired or lane is None:
+            self._stop()
+            return
+        if shapes not in self._ready and len(self._ready) >= _MOST_SHAPES:
+            oldest = next(iter(self._ready))
+            del self._ready[oldest]
+            self._made.pop(oldest, None)
+        if lane is UNFIT:
+            self._ready[shapes] = UNFIT
+        else:
+            self._made[shapes] = self._made.get(shapes, 0) + 1
+            self._ready.setdefault(shapes, []).append(lane)
 
     def _lane(self, inputs: Tensors, results: Tensors) -> Lane | None:
         """Bind new buffers and repeat the call on them; None if that gives anything else.
@@ -133,7 +111,7 @@ class Lanes:
             buffer[...] = inputs[port.name]
         try:
             run()
-        except Exception:  # Any reason will do to go on without lanes: the same call just succeeded.
+        except Exception:  # noqa: BLE001 - any reason will do to go on without: the same call just succeeded
             return None
         for port, buffer in zip(self._signature.outputs, taken, strict=True):
             if buffer.tobytes() != results[port.name].tobytes():
@@ -154,33 +132,9 @@ class Lanes:
         return typed and all(array.size for array in arrays) and sum(array.nbytes for array in arrays) <= MOST_BYTES
 
 
-def _source(inputs: int, outputs: int) -> str:
-    ins, outs = range(inputs), range(outputs)
-    other_types = " or ".join(f"a{i}.dtype is not t{i}" for i in ins)
-    return "\n".join(
-        [
-            "def infer(inputs, outputs=None):",
-            "    if outputs is not None:",
-            "        return slow(inputs, outputs)",
-            "    try:",
-            *[f"        a{i} = inputs[n{i}]" for i in ins],
-            f"        if {other_types or 'False'}:",
-            "            return slow(inputs)",
-            f"        lanes = ready[{', '.join(f'a{i}.shape' for i in ins) or '()'}]",
-            "        lane = lanes.pop()",
-            "    except (KeyError, IndexError):",
-            "        return slow(inputs)",
-            f"    {', '.join(['run', *[f'i{i}' for i in ins], *[f'o{i}' for i in outs]])}, = lane",
-            *[f"    i{i}[...] = a{i}" for i in ins],  # Four times as fast as `numpy.copyto`.
-            "    try:",
-            "        run()",
-            "    except Exception:",
-            "        return again(inputs, lanes, lane)",
-            f"    results = {{{', '.join(f'm{i}: o{i}()' for i in outs)}}}",
-            "    lanes.append(lane)",
-            "    return results",
-        ]
-    )
+def no_lanes(_shapes: object) -> tuple[Any, ...]:
+    """Stand in for lanes where there are none: any shapes are unfit."""
+    return UNFIT
 
 
 def bound_run(session: Any, binding: Any, run_options: Any) -> Callable[[], None]:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from neuropod_core.backend import LoadOptions
 from neuropod_core.errors import DeviceError, OptionError, shown
+from neuropod_onnx._errors import reason
 
-__all__ = ["CPU", "CUDA", "Providers", "check_running", "missing", "providers_for"]
+__all__ = [
+    "CPU",
+    "CUDA",
+    "Providers",
+    "check_running",
+    "could_not_start",
+    "has_cuda_driver",
+    "is_automatic",
+    "missing",
+    "providers_for",
+]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -17,6 +31,7 @@ Providers = list[tuple[str, dict[str, str]]]
 """Names with their options, in order."""
 
 _ON_CUDA = (CUDA, "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+_OR_CPU = "pass device='auto' or fallback=True to run on the CPU"
 _INSTALL = {
     CUDA: "pip install 'neuropod-onnx[gpu]'",
     "TensorrtExecutionProvider": "pip install 'neuropod-onnx[gpu]'",
@@ -29,7 +44,9 @@ _INSTALL = {
 
 
 def providers_for(options: LoadOptions) -> Providers:
-    """Read from device and option ``providers`` what is to run; for ``auto`` that is CUDA, then the CPU.
+    """Read from device and option ``providers`` what is to run.
+
+    For ``auto`` that is CUDA where there is a driver: without one, trying would only fill stderr with complaints.
 
     Raises
     ------
@@ -39,7 +56,8 @@ def providers_for(options: LoadOptions) -> Providers:
     given = options.values.get("providers")
     if given is None:
         on_cuda = (CUDA, {"device_id": str(index)})
-        return [(CPU, {})] if kind == "cpu" else [on_cuda, (CPU, {})]
+        wants_cuda = kind == "cuda" or (kind == "auto" and has_cuda_driver())
+        return [on_cuda, (CPU, {})] if wants_cuda else [(CPU, {})]
     providers = _parsed(given)
     if kind == "cuda":
         _place_on_cuda(providers, index)
@@ -64,12 +82,39 @@ def check_running(providers: Providers, running: Sequence[str]) -> None:
     """
     for name, _ in providers:
         if name not in running:
-            raise _not_there(name, f"ONNX Runtime could not start it and took {', '.join(running)}")
+            raise _not_started(name, f"ONNX Runtime could not start it and took {', '.join(running)}")
+
+
+def could_not_start(providers: Providers, error: Exception) -> DeviceError:
+    """Say that a model which runs on the CPU does not run on `providers`."""
+    if isinstance(error, DeviceError):
+        return error
+    return _not_started(providers[0][0], f"ONNX Runtime could not start it: {reason(error)}")
+
+
+def is_automatic(options: LoadOptions) -> bool:
+    """Whether the caller leaves the choice to us."""
+    return options.device.startswith("auto") and "providers" not in options.values
+
+
+@lru_cache(maxsize=1)
+def has_cuda_driver() -> bool:
+    """Whether an NVIDIA driver is installed; the test starts nothing on a GPU."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def _not_there(name: str, instead: str) -> DeviceError:
     install = f"run: {_INSTALL[name]}, or" if name in _INSTALL else "install the ONNX Runtime that has it, or"
-    remedy = f"{install} pass device='auto' or fallback=True to run on the CPU"
+    return DeviceError(f"{name} was asked for, {instead}", remedy=f"{install} {_OR_CPU}")
+
+
+def _not_started(name: str, instead: str) -> DeviceError:
+    libraries = "pip install 'onnxruntime-gpu[cuda,cudnn]'" if name in _ON_CUDA else "see the provider's requirements"
+    remedy = f"install its driver and libraries ({libraries}), or {_OR_CPU}"
     return DeviceError(f"{name} was asked for, {instead}", remedy=remedy)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,17 @@ from typing import Any
 from neuropod_core.backend import LoadOptions
 from neuropod_core.errors import ModelLoadError, OptionError, shown
 from neuropod_onnx._errors import load_failed, reason
-from neuropod_onnx._providers import CPU, Providers, check_running, missing, providers_for
+from neuropod_onnx._providers import (
+    CPU,
+    CUDA,
+    Providers,
+    check_running,
+    could_not_start,
+    has_cuda_driver,
+    is_automatic,
+    missing,
+    providers_for,
+)
 
 __all__ = ["open_session", "run_options"]
 
@@ -34,15 +45,23 @@ def open_session(path: Path, options: LoadOptions, custom_ops: tuple[Path, ...] 
     ModelLoadError, OptionError
     """
     providers = providers_for(options)
-    may_fall_back = options.flag("fallback") or (options.device == "auto" and "providers" not in options.values)
+    may_fall_back = options.flag("fallback") or is_automatic(options)
     prepared = _session_options(options, custom_ops)
     try:
         return _strict_session(path, prepared, providers)
     except Exception as error:
-        if not may_fall_back or providers == [(CPU, {})]:
+        if providers == [(CPU, {})]:
             raise load_failed(error, path.name) from error
+        on_cpu = _on_cpu(path, _session_options(options, custom_ops))
+        if may_fall_back:
+            return on_cpu
+        raise could_not_start(providers, error) from error
+
+
+def _on_cpu(path: Path, prepared: Any) -> Any:
+    """Open the model on the CPU: as the fallback, or to learn whether the model or the provider was to blame."""
     try:
-        return _strict_session(path, _session_options(options, custom_ops), [(CPU, {})])
+        return _strict_session(path, prepared, [(CPU, {})])
     except Exception as error:
         raise load_failed(error, path.name) from error
 
@@ -62,9 +81,20 @@ def _strict_session(path: Path, prepared: Any, providers: Providers) -> Any:
     absent = missing(providers, onnxruntime.get_available_providers())
     if absent is not None:
         raise absent
+    if CUDA in dict(providers):
+        _preload_cuda()
     session = _strict_class()(str(path), prepared, providers=providers, read_config_from_model=0)
     check_running(providers, session.get_providers())
     return session
+
+
+def _preload_cuda() -> None:
+    """Load the CUDA and cuDNN libraries of Python packages, which the dynamic linker does not find by itself."""
+    import onnxruntime
+
+    if has_cuda_driver() and hasattr(onnxruntime, "preload_dlls"):
+        with suppress(Exception):  # What is missing shows when the session starts.
+            onnxruntime.preload_dlls()
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ place of the format that can hold a tensor or an operator, without the package `
 from __future__ import annotations
 
 import mmap
+import re
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -19,9 +20,10 @@ from neuropod_onnx._wire import Bytes, MalformedError, TooManyFieldsError, Wire,
 
 __all__ = ["Contents", "Declared", "External", "check_external", "parse_contents", "read_contents"]
 
-_MOST_FIELDS = 2_000_000
+_MOST_FIELDS = 1_500_000
 _MOST_NESTED = 100  # Protocol Buffers' own limit.
 _MOST_DIMENSIONS = 64
+_MOST_ENTRIES = 16  # The format knows five keys.
 _LONGEST_LOCATION = 4096
 
 # Field numbers of onnx.proto: which messages lie in which, as far as tensors and operators can lie in them.
@@ -34,11 +36,13 @@ _NESTED = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
 }
-_GRAPH, _GRAPH_INPUT, _GRAPH_OUTPUT, _INITIALIZER, _OP_TYPE = 7, 11, 12, 5, 4
+_LEAVES = {"graph": (11, 12), "node": (4,)}
+_GRAPH_INPUT, _OP_TYPE = 11, 4
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 1, 2, 8, 13
+_TENSOR_FIELDS = (1, 2, 8, 13)
 
 _CODE_OPERATORS = (b"EPContext", b"PythonOp", b"PyOp")  # Engines of vendors; Python by name.
-_TELLING = (b"location", *_CODE_OPERATORS)
+_TELLING = re.compile(b"location|" + b"|".join(_CODE_OPERATORS))
 
 ELEMENT_TYPES = {
     1: DType.FLOAT32,
@@ -145,29 +149,30 @@ class _Search:
         if depth > _MOST_NESTED:
             raise MalformedError
         nested = _NESTED[kind]
-        for number, first, last in self._wire.fields(start, stop):
-            inner = nested.get(number) if last >= 0 else None
+        for number, first, last in self._wire.fields(start, stop, (*nested, *_LEAVES.get(kind, ()))):
+            inner = nested.get(number)
+            if last < 0:
+                raise MalformedError  # A number where a message belongs.
             if inner == "tensor":
                 self._tensor(first, last, is_initializer=kind == "graph" and depth == 1)
-            elif inner == "node" and not self._wire.mentions(_TELLING, first, last):
-                continue
-            elif inner is not None:
+            elif inner is None:
+                self._leaf(number, depth, first, last)
+            elif inner != "node" or self._wire.mentions(_TELLING, first, last):
                 self.message(inner, first, last, depth + 1)
-            elif last >= 0:
-                self._leaf(kind, depth, number, first, last)
 
-    def _leaf(self, kind: str, depth: int, number: int, start: int, stop: int) -> None:
-        if kind == "graph" and depth == 1 and number in (_GRAPH_INPUT, _GRAPH_OUTPUT):
+    def _leaf(self, number: int, depth: int, start: int, stop: int) -> None:
+        if number == _OP_TYPE:
+            if self._wire.content(start, stop) in _CODE_OPERATORS:
+                self._found.code_operator = self._text(start, stop)
+        elif depth == 1:
             side = self._found.inputs if number == _GRAPH_INPUT else self._found.outputs
             declared = self._declared(start, stop)
             side[declared.name] = declared
-        elif kind == "node" and number == _OP_TYPE and self._wire.content(start, stop) in _CODE_OPERATORS:
-            self._found.code_operator = self._text(start, stop)
 
     def _tensor(self, start: int, stop: int, *, is_initializer: bool) -> None:
         dims: list[int] = []
         element, name, entries = 0, "", []
-        for number, first, last in self._wire.fields(start, stop):
+        for number, first, last in self._wire.fields(start, stop, _TENSOR_FIELDS):
             if number == _TENSOR_DIMS:
                 dims += [signed(first)] if last < 0 else self._wire.numbers(first, last)
             elif number == _TENSOR_TYPE and last < 0:
@@ -176,6 +181,8 @@ class _Search:
                 name = self._text(first, last)
             elif number == _TENSOR_EXTERNAL and last >= 0:
                 entries.append(self._entry(first, last))
+                if len(entries) > _MOST_ENTRIES:
+                    raise MalformedError
         if is_initializer:
             self._found.initializers.add(name)
         if entries:
@@ -183,7 +190,7 @@ class _Search:
 
     def _entry(self, start: int, stop: int) -> tuple[str, str]:
         halves: dict[int, str] = {1: "", 2: ""}
-        for number, first, last in self._wire.fields(start, stop):
+        for number, first, last in self._wire.fields(start, stop, (1, 2)):
             if last >= 0 and number in halves:
                 if halves[number]:
                     raise MalformedError  # Which of two counts is up to the parser.
@@ -192,31 +199,31 @@ class _Search:
 
     def _declared(self, start: int, stop: int) -> Declared:
         name, dtype, shape = "", None, None
-        for number, first, last in self._wire.fields(start, stop):
+        for number, first, last in self._wire.fields(start, stop, (1, 2)):
             if number == 1 and last >= 0:
                 name = self._text(first, last)
             elif number == 2 and last >= 0:  # noqa: PLR2004 - ValueInfoProto.type
-                for kind, inner, end in self._wire.fields(first, last):
+                for kind, inner, end in self._wire.fields(first, last, (1,)):
                     if kind == 1 and end >= 0:
                         dtype, shape = self._tensor_type(inner, end)
         return Declared(name, dtype, shape)
 
     def _tensor_type(self, start: int, stop: int) -> tuple[DType | None, tuple[int | str | None, ...] | None]:
         dtype, shape = None, None
-        for number, first, last in self._wire.fields(start, stop):
+        for number, first, last in self._wire.fields(start, stop, (1, 2)):
             if number == 1 and last < 0:
                 dtype = ELEMENT_TYPES.get(first)
             elif number == 2 and last >= 0:  # noqa: PLR2004 - TypeProto.Tensor.shape
                 shape = tuple(
                     self._dim(inner, end)
-                    for kind, inner, end in self._wire.fields(first, last)
+                    for kind, inner, end in self._wire.fields(first, last, (1,))
                     if kind == 1 and end >= 0
                 )
         return dtype, shape
 
     def _dim(self, start: int, stop: int) -> int | str | None:
         dim: int | str | None = None
-        for number, first, last in self._wire.fields(start, stop):
+        for number, first, last in self._wire.fields(start, stop, (1, 2)):
             if number == 1 and last < 0:
                 dim = signed(first) if signed(first) > 0 else None
             elif number == 2 and last >= 0:  # noqa: PLR2004 - TensorShapeProto.Dimension.dim_param

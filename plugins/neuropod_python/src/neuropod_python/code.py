@@ -22,7 +22,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -34,8 +34,8 @@ from neuropod_python.ops import Ops
 
 __all__ = ["PackageCode"]
 
-_guest_locks: dict[str, AbstractContextManager[object]] = {}
-_guest_names: dict[str, ModuleType] = {}
+_loads = 0
+_loads_lock = threading.Lock()
 
 
 class PackageCode:
@@ -106,22 +106,26 @@ class PackageCode:
     def guests(self) -> Iterator[None]:
         """Let libraries find the package's modules under their plain names, in this thread, until the block ends.
 
-        Only names that the environment does not have; they leave `sys.modules` with the block. Packages that share a
-        top-level name take turns.
+        Only names that the environment does not have. What stands for them in `sys.modules` is hollow for all other
+        threads, and leaves when no package is being loaded any more.
         """
-        with ExitStack() as stack:
-            for name in sorted({path.name.partition(".")[0] for path in self.root.iterdir()}):
-                stack.enter_context(_guest_locks.setdefault(name, threading.RLock()))
-                _set_aside(name, stack)
-            finder = _GuestFinder(self)
-            stack.callback(finder.leave)
-            sys.meta_path.insert(0, finder)
+        global _loads  # noqa: PLW0603 - guarded by the lock
+        with _loads_lock:
+            _loads += 1
+        _loading.codes.append(self)
+        try:
             yield
+        finally:
+            _loading.codes.pop()
+            with _loads_lock:
+                _loads -= 1
+                if not _loads:
+                    _dismiss_guests()
 
     def close(self) -> None:
         """Forget the modules; what nobody else holds is freed."""
-        _finder.remove(self)
-        for name in [name for name in sys.modules if name.partition(".")[0] == self.name]:
+        _finder.open.pop(self.name, None)
+        for name in [name for name in list(sys.modules) if name.partition(".")[0] == self.name]:
             sys.modules.pop(name, None)
 
     def _import(
@@ -207,85 +211,84 @@ class _Existing(Loader):
         module.__spec__ = self._spec
 
 
-class _CodeFinder(MetaPathFinder):
-    """Finds the modules of open packages, and nothing else; on `sys.meta_path` while there are any."""
+class _Guest(ModuleType):
+    """Stands in `sys.modules` for the modules of one plain name; each loading thread sees that of its own package."""
+
+    def __getattribute__(self, attribute: str) -> Any:
+        code = _loading.innermost()
+        name = super().__getattribute__("__name__")
+        if code is None or not code.owns(name):
+            return super().__getattribute__(attribute)
+        return getattr(code.module(name), attribute)
+
+
+class _GuestLoader(Loader):
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Guest(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave it as it is."""
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules of open packages, and guests where the thread is loading a package.
+
+    It comes first on `sys.meta_path`, for behind `PathFinder` the files below a guest would be found there. It stays:
+    a finder that leaves the list makes an import that is under way in another thread skip the next one.
+    """
 
     def __init__(self) -> None:
-        self._open: dict[str, PackageCode] = {}
-        self._lock = threading.Lock()
+        self.open: dict[str, PackageCode] = {}
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         del path, target
         top, _, name = fullname.partition(".")
-        code = self._open.get(top)
-        return None if code is None else code.spec(name)
+        code = self.open.get(top)
+        if code is not None:
+            return code.spec(name)
+        code = _loading.innermost()
+        return None if code is None else _guest_spec(code, fullname)
 
     def add(self, code: PackageCode) -> None:
-        with self._lock:
-            self._open[code.name] = code
-            if self not in sys.meta_path:
-                sys.meta_path.insert(0, self)
-
-    def remove(self, code: PackageCode) -> None:
-        with self._lock:
-            self._open.pop(code.name, None)
-            if not self._open and self in sys.meta_path:
-                sys.meta_path.remove(self)
+        self.open[code.name] = code
+        if self not in sys.meta_path:
+            sys.meta_path.insert(0, self)
 
 
-_finder = _CodeFinder()
+class _Loading(threading.local):
+    """The packages that this thread is loading, the innermost last: an entry point may load another."""
+
+    def __init__(self) -> None:
+        self.codes: list[PackageCode] = []
+
+    def innermost(self) -> PackageCode | None:
+        return self.codes[-1] if self.codes else None
 
 
-class _GuestFinder(MetaPathFinder):
-    """Finds the modules of one package under their plain names, for one thread, where no other finder knows them.
+_finder = _Finder()
+_loading = _Loading()
 
-    It comes first on `sys.meta_path` and asks the others: below a guest, they would find the files of the package.
-    """
 
-    def __init__(self, code: PackageCode) -> None:
-        self._code = code
-        self.thread = threading.get_ident()
-        self._names: list[str] = []
+def _guest_spec(code: PackageCode, name: str) -> ModuleSpec | None:
+    if not code.owns(name) or _environment_has(name):
+        return None
+    is_package = hasattr(code.module(name), "__path__")
+    return ModuleSpec(name, _GuestLoader(), is_package=is_package)
 
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        del path, target
-        if self is not self._innermost() or not self._code.owns(fullname) or self._belongs_elsewhere(fullname):
-            return None
-        module = _guest_names[fullname] = self._code.module(fullname)
-        self._names.append(fullname)
-        return ModuleSpec(fullname, _Existing(module))
 
-    def leave(self) -> None:
-        sys.meta_path.remove(self)
-        for name in self._names:
-            _guest_names.pop(name, None)
+def _environment_has(name: str) -> bool:
+    """Tell whether a module of the environment has this name, or may have it: packages are not mixed."""
+    parent = name.rpartition(".")[0]
+    if parent:
+        return not isinstance(sys.modules.get(parent), _Guest)
+    others = [finder for finder in sys.meta_path if finder is not _finder and hasattr(finder, "find_spec")]
+    return any(finder.find_spec(name, None) is not None for finder in others)
+
+
+def _dismiss_guests() -> None:
+    for name, module in list(sys.modules.items()):
+        if type(module) is _Guest:
             sys.modules.pop(name, None)
-
-    def _innermost(self) -> MetaPathFinder | None:
-        """Give the finder of the innermost load in this thread; the entry point of a package may load another."""
-        mine = threading.get_ident()
-        return next(
-            (found for found in sys.meta_path if isinstance(found, _GuestFinder) and found.thread == mine), None
-        )
-
-    def _belongs_elsewhere(self, name: str) -> bool:
-        parent = name.rpartition(".")[0]
-        if parent:
-            return parent not in self._names
-        others = [
-            found for found in sys.meta_path if hasattr(found, "find_spec") and not isinstance(found, _GuestFinder)
-        ]
-        return any(found.find_spec(name, None) is not None for found in others)
-
-
-def _set_aside(top: str, stack: ExitStack) -> None:
-    """Hide the guests of a load that this one is nested in, where they have the same names."""
-    names = [name for name in _guest_names if name.partition(".")[0] == top]
-    hidden = {name: _guest_names.pop(name) for name in names}
-    for name in hidden:
-        sys.modules.pop(name, None)
-    stack.callback(_guest_names.update, hidden)
-    stack.callback(sys.modules.update, hidden)
 
 
 def _facade(module: ModuleType, **functions: Any) -> ModuleType:

@@ -19,7 +19,7 @@ from neuropod_core.problem import Problem
 from neuropod_core.tensors import as_array, as_text, describe
 from neuropod_python.ownership import are_all_private, is_private_dict, is_private_view
 
-__all__ = ["PythonExecutor", "SharedPythonExecutor", "failure", "place_of"]
+__all__ = ["PythonExecutor", "failure", "place_of"]
 
 _LONGEST_MESSAGE = 500
 
@@ -27,7 +27,7 @@ _private = np.array
 
 
 class PythonExecutor(Executor):
-    """Runs a callable of a package, one call at a time.
+    """Runs a callable of a package.
 
     Parameters
     ----------
@@ -41,6 +41,8 @@ class PythonExecutor(Executor):
         Called once when the model is dropped.
     writes_inputs
         False where the model is known neither to write into its inputs nor to keep them: they are not copied then.
+    thread_safe
+        Whether it may be called in several threads at once.
     stateful
         Whether a call changes what later calls give.
     description
@@ -55,8 +57,6 @@ class PythonExecutor(Executor):
     is no reference, strong or weak, but that of the result. Anything else is copied.
     """
 
-    thread_safe = False
-
     def __init__(
         self,
         model: Callable[..., object],
@@ -65,6 +65,7 @@ class PythonExecutor(Executor):
         code: Path,
         close: Callable[[], None],
         writes_inputs: bool = True,
+        thread_safe: bool = False,
         stateful: bool = False,
         description: Mapping[str, object] | None = None,
     ) -> None:
@@ -72,7 +73,7 @@ class PythonExecutor(Executor):
         self._texts = frozenset(spec.name for spec in problem.outputs if spec.dtype is DType.STRING)
         self._code, self._close = code, close
         self._description = dict(description or {})
-        self.stateful = stateful
+        self.thread_safe, self.stateful = thread_safe, stateful
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         """Call the model."""
@@ -96,12 +97,6 @@ class PythonExecutor(Executor):
     def description(self) -> Mapping[str, object]:
         """The version of Python and how the model is called."""
         return self._description
-
-
-class SharedPythonExecutor(PythonExecutor):
-    """Runs a callable that says that it can be called in several threads at once."""
-
-    thread_safe = True
 
 
 def failure(error: BaseException, code: Path) -> InferenceError:

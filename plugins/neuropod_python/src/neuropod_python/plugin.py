@@ -122,19 +122,20 @@ def _flag(variant: Variant, key: str, default: bool) -> bool:  # noqa: FBT001 - 
 
 
 def _started(variant: Variant, options: LoadOptions, entry: _Entry, code: PackageCode) -> Executor:
-    from neuropod_python.executor import PythonExecutor, SharedPythonExecutor
+    from neuropod_python.executor import PythonExecutor
 
     with code.guests():
         function = _entry_point(entry, code)
         device = _device(function, options.device)
         model = _called(function, str(variant.folder / "data"), device, code.root)
     _check_callable(model, entry.function)
-    return (SharedPythonExecutor if entry.thread_safe else PythonExecutor)(
+    return PythonExecutor(
         model,
         variant.problem,
         code=code.root,
         close=code.close,
         writes_inputs=entry.writes_inputs,
+        thread_safe=entry.thread_safe,
         stateful=entry.stateful,
         description={"python": python_platform.python_version(), "entrypoint": f"{entry.package}:{entry.function}"},
     )

@@ -13,7 +13,8 @@ from neuropod_core.errors import PackageFormatError, PackageLimitError, Requirem
 __all__ = ["check_installed", "parse_lock"]
 
 _MOST_BYTES = 1 << 20
-_LONGEST_LINE = 1000
+_LONGEST_LINE = 256
+_MOST_LINES = 5000
 
 
 def check_installed(lock: Path) -> None:
@@ -43,11 +44,15 @@ def parse_lock(text: str, at: str = "") -> dict[str, Requirement]:
 
     Raises
     ------
-    PackageFormatError
-        If a line is anything else: an option of pip, an address, a range, a second version of one name.
+    PackageFormatError, PackageLimitError
+        If a line is anything else: an option of pip, an address, a range, a second version of one name. If there are
+        too many.
     """
     pins: dict[str, Requirement] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    lines = text.splitlines()
+    if len(lines) > _MOST_LINES:
+        raise PackageLimitError("lines of a requirements lock", _MOST_LINES, len(lines), at=at)
+    for number, line in enumerate(lines, 1):
         pin = _pin(line, f"{at}:{number}" if at else f"line {number}")
         if pin is None:
             continue

@@ -26,6 +26,7 @@ INIT_SIGNATURE = "__saved_model_init_op"
 TRAINING_SIGNATURE = "__saved_model_train_op"
 _SERVING_TAG = "serve"
 _INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
+_ASSETS_COLLECTION = "saved_model_assets"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -131,7 +132,7 @@ def names_of_init_ops(value: object) -> tuple[str, ...]:
     PackageFormatError
         If it is anything else.
     """
-    names = [value] if isinstance(value, str) else value or []
+    names = [value] if isinstance(value, str) and value else value or []
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise PackageFormatError(f"init_op_names is a list of names, not {shown(value)}", at="0/config.json")
     return tuple(names)
@@ -180,8 +181,18 @@ def _init_ops(meta_graph: Any) -> Iterator[str]:
 
 
 def _assets(meta_graph: Any) -> Iterator[tuple[str, str]]:
-    for asset in meta_graph.asset_file_def:
+    for asset in meta_graph.asset_file_def or _assets_of_tf1(meta_graph):
         path = Path(asset.filename)
         if path.is_absolute() or ".." in path.parts:
             raise ModelLoadError(f"an asset is called {shown(asset.filename)}, which is no file below assets/")
         yield asset.tensor_info.name, asset.filename
+
+
+def _assets_of_tf1(meta_graph: Any) -> Iterator[Any]:
+    from tensorflow.core.protobuf.meta_graph_pb2 import AssetFileDef
+
+    if _ASSETS_COLLECTION in meta_graph.collection_def:
+        for packed in meta_graph.collection_def[_ASSETS_COLLECTION].any_list.value:
+            asset = AssetFileDef()
+            packed.Unpack(asset)
+            yield asset

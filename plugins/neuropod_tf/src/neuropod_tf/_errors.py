@@ -11,7 +11,7 @@ from neuropod_core import InferenceError, ModelLoadError, NeuropodError, OutOfDe
 __all__ = ["inference_error", "loading", "summary"]
 
 _NODE = re.compile(r"\{\{(?:function_)?node ([^}]*)\}\}")
-_NOISE = re.compile(r"^(?:Graph execution error:|Detected at node .*|\s*)$")
+_NOISE = re.compile(r"^(?:Graph execution error:|Detected at node .*|Node: '.*'|\s*)$")
 _LONGEST = 500
 
 
@@ -33,11 +33,18 @@ def loading(at: str) -> Iterator[None]:
 
 
 def summary(error: Exception) -> str:
-    """Give the first telling line of what TensorFlow says, without its list of nodes and its stack."""
-    text = str(getattr(error, "message", None) or error)
-    lines = [line.strip() for line in text.partition("\n\t [[")[0].splitlines() if not _NOISE.match(line)]
-    first = _NODE.sub("", lines[0]).strip() if lines else type(error).__name__
-    return first if len(first) <= _LONGEST else f"{first[: _LONGEST - 3]}..."
+    """Give the telling line of what TensorFlow says, without its list of nodes and its stack."""
+    lines = [line.strip() for line in _text(error).partition("\n\t [[")[0].splitlines() if not _NOISE.match(line)]
+    if not lines:
+        return type(error).__name__
+    line = lines[-1] if lines[0] == "in user code:" else _NODE.sub("", lines[0]).strip()
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, KeyError) and error.args:
+        return str(error.args[0])
+    return str(getattr(error, "message", None) or error)
 
 
 def _node(error: Exception) -> str:

@@ -88,11 +88,13 @@ def keys_of(problem: Problem, known: Mapping[str, str], mapping: Mapping[str, st
         If the model has no such tensor, with those that it has.
     """
     wanted = {spec.name: mapping.get(spec.name, spec.name) for spec in (*problem.inputs, *problem.outputs)}
-    missing = [name for name, own in wanted.items() if own not in known]
+    unknown = sorted(set(mapping) - set(wanted))
+    if unknown:
+        what = f"node_name_mapping names {', '.join(map(shown, unknown))} (the problem has: {', '.join(wanted)})"
+        raise PackagingError(what)
+    missing = [own for own in wanted.values() if own not in known]
     if missing:
-        what = (
-            f"the model has no tensor {', '.join(shown(wanted[name]) for name in missing)} (it has: {', '.join(known)})"
-        )
+        what = f"the model has no tensor {', '.join(map(shown, missing))} (it has: {', '.join(known)})"
         raise PackagingError(what, remedy="say which they are by node_name_mapping")
     return {name: known[own] for name, own in wanted.items()}
 

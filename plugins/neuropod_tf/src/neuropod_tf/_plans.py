@@ -22,8 +22,8 @@ class Plan:
     ----------
     inputs, outputs
         Names, in the order of what `run` takes and gives.
-    strings
-        The outputs that are text.
+    finish
+        What turns a result into an array, for the outputs that may be text or a scalar.
     arrays
         Picks the fed arrays out of the caller's inputs.
     run
@@ -32,7 +32,7 @@ class Plan:
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    strings: tuple[str, ...]
+    finish: tuple[tuple[str, Callable[[Any], Array]], ...]
     arrays: Callable[[Tensors], Sequence[Array]]
     run: Call
 
@@ -47,7 +47,10 @@ def arrays_in_order(names: tuple[str, ...], copied: frozenset[str]) -> Callable[
         return lambda inputs: [inputs[name].copy() if name in copied else inputs[name] for name in names]
     if len(names) > 1:
         return itemgetter(*names)
-    return lambda inputs: [inputs[name] for name in names]
+    if names:
+        (only,) = names
+        return lambda inputs: (inputs[only],)
+    return lambda _: ()
 
 
 def _refuse(*_arrays: Any) -> NoReturn:

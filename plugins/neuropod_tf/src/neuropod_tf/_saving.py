@@ -65,12 +65,17 @@ def _served(thing: Any, name: str | None) -> Any:
     for known in (name,) if name else (DEFAULT_SIGNATURE, "__call__"):
         if callable(getattr(thing, known, None)):
             return getattr(thing, known)
-    functions = sorted(key for key, value in {**vars(type(thing)), **vars(thing)}.items() if _is_function(value))
+    functions = _functions_of(thing)
     if len(functions) == 1 and not name:
         return getattr(thing, functions[0])
     there = ", ".join(map(repr, functions)) or "none"
     what = f"{type(thing).__name__} has no function {name or '__call__'!r} (its functions: {there})"
     raise PackagingError(what, remedy="name one of them by signature")
+
+
+def _functions_of(thing: Any) -> list[str]:
+    of_class = {name: getattr(type(thing), name) for name in dir(type(thing)) if not name.startswith("__")}
+    return sorted(name for name, value in {**of_class, **vars(thing)}.items() if _is_function(value))
 
 
 def _traced(function: Any, problem: Problem, mapping: Mapping[str, str]) -> Any:

@@ -19,18 +19,21 @@ def dtype_of(tensor: Any) -> DType | None:
 
 
 def as_array(value: Any) -> Array:
-    """Make an array of what a session gives for a scalar; `bytes` keep their trailing NULs."""
+    """Make an array of what a session gives, for a scalar no array; `bytes` keep their trailing NULs."""
+    if isinstance(value, np.ndarray):
+        return value
     return np.asarray(value, dtype=object if isinstance(value, bytes) else None)
 
 
-def as_strings(name: str, encoded: Array) -> Array:
-    """Decode an array of `bytes` to an array of `str`.
+def as_strings(name: str, value: Any) -> Array:
+    """Decode what a session gives for text, `bytes` or an array of them, to an array of `str`.
 
     Raises
     ------
     InferenceError
         If one of them is no UTF-8.
     """
+    encoded = as_array(value)
     decoded = np.empty(encoded.shape, dtype=object)
     try:
         decoded.reshape(-1)[:] = [value.decode() for value in encoded.reshape(-1)]

@@ -50,8 +50,8 @@ def create_tensorflow_neuropod(
     saved_model_dir
         The folder of a SavedModel.
     trackable_obj
-        What `tf.saved_model.save` takes: a `tf.Module`, a loaded SavedModel, a Keras model; or a function. Of an object,
-        the function called `signature` is served; else its ``serving_default``, its ``__call__`` or its only
+        What `tf.saved_model.save` takes: a `tf.Module`, a loaded SavedModel, a Keras model; or a function. Of an
+        object, the function called `signature` is served; else its ``serving_default``, its ``__call__`` or its only
         `tf.function`. One without ``input_signature`` is traced with the specs of the problem, by argument names.
     frozen_graph_path, graph_def
         A graph without variables, serialised in a file or as a ``GraphDef``.

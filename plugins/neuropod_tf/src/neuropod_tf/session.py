@@ -11,13 +11,14 @@ call of the SavedModel's signature. What it leaves open is closed here:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from types import MappingProxyType
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import Any
 
 from neuropod_core import Executor, InferenceError, LoadOptions, Names, PackageFormatError, Tensors, Variant
+from neuropod_core.backend import Array
 from neuropod_core.errors import shown
 from neuropod_tf._analysis import Traits
 from neuropod_tf._artefact import Artefact, names_of_init_ops, read_variant
@@ -28,7 +29,7 @@ from neuropod_tf._errors import inference_error, loading
 from neuropod_tf._plans import Plan, arrays_in_order
 from neuropod_tf._tensors import as_array, as_strings, first_unencodable
 
-__all__ = ["SessionExecutor", "StatefulSessionExecutor", "import_graph", "open_executor"]
+__all__ = ["SessionExecutor", "StatefulSessionExecutor", "import_graph", "open_executor", "traits_of"]
 
 _MOST_PLANS = 64
 
@@ -41,15 +42,34 @@ def open_executor(variant: Variant, options: LoadOptions) -> SessionExecutor:
     ModelLoadError
         If TensorFlow refuses it, or it does not fit the problem.
     """
+    from tensorflow.compat.v1 import Session
+
     artefact = read_variant(variant)
     device = device_of(options)
-    with loading(artefact.at):
+    with loading(artefact.at), ExitStack() as undo:
         _load_custom_ops(variant)
         graph = import_graph(artefact)
         signature = artefact.signature(options.text("signature") or variant.config.get("signature"))
         bindings = bind(graph, artefact, signature, _mapping(variant), variant.problem)
-        session = _started(graph, artefact, names_of_init_ops(variant.config.get("init_op_names")), options, device)
-    return _executor(session, bindings, artefact, variant, options, device)
+        session = Session(graph=graph, config=session_config(options, device))
+        undo.callback(session.close)
+        _bring_to_life(session, artefact, names_of_init_ops(variant.config.get("init_op_names")))
+        traits = traits_of(artefact, bindings)
+        executor = (StatefulSessionExecutor if traits.keeps_state else SessionExecutor)(
+            session,
+            bindings,
+            device=device,
+            inline=_runs_inline(traits, options),
+            copies_inputs=traits.keeps_state or traits.writes_in_place or bool(variant.custom_ops),
+        )
+        undo.pop_all()
+    return executor
+
+
+def traits_of(artefact: Artefact, bindings: Bindings) -> Traits:
+    """Look at what the outputs of a problem need."""
+    fetches, feeds = ([tensor.name for tensor in side.values()] for side in (bindings.outputs, bindings.inputs))
+    return Traits(artefact.graph_def, fetches, feeds)
 
 
 def import_graph(artefact: Artefact) -> Any:
@@ -82,7 +102,7 @@ class SessionExecutor(Executor):
     def __init__(self, session: Any, bindings: Bindings, *, device: str, inline: bool, copies_inputs: bool) -> None:
         self._session, self._inputs, self._device, self._inline = session, bindings.inputs, device, inline
         self._copied = frozenset(_numbers(bindings.inputs)) if copies_inputs else frozenset[str]()
-        self._strings = frozenset(bindings.outputs) - frozenset(_numbers(bindings.outputs))
+        self._finish = {name: finish for name in bindings.outputs if (finish := _finish(name, bindings.outputs[name]))}
         self._fetched = _fetched(session.graph, bindings.outputs)
         session.graph.finalize()
         self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], Plan] = {}
@@ -99,20 +119,19 @@ class SessionExecutor(Executor):
             raise
         except Exception as error:
             raise _text_error(inputs) or inference_error(error) from error
-        results = {
-            name: value if type(value) is np.ndarray else as_array(value)
-            for name, value in zip(plan.outputs, values)  # noqa: B905 - strict= costs, and a session gives what it is asked
-        }
-        for name in plan.strings:
-            results[name] = as_strings(name, results[name])
+        results = dict(zip(plan.outputs, values))  # noqa: B905 - costs, and a session gives what it is asked for
+        for name, finished in plan.finish:
+            results[name] = finished(results[name])
         return results
 
     def close(self) -> None:
         """Close the session and let go of its graph."""
         self._plans.clear()
         self._whole = self._whole.closed()
+        graph = self._session.graph
         self._session.close()
         del self._session, self._inputs, self._fetched
+        _dismantle(graph)
 
     @property
     def description(self) -> Mapping[str, object]:
@@ -144,50 +163,30 @@ class SessionExecutor(Executor):
         feeds = [self._inputs[name] for name in inputs]
         fetches = [self._fetched[name] for name in outputs]
         run = callable_for(self._session, feeds, fetches, inline=self._inline) if fetches else _nothing
-        strings = tuple(name for name in outputs if name in self._strings)
-        return Plan(inputs, outputs, strings, arrays_in_order(inputs, self._copied), run)
+        finish = tuple((name, self._finish[name]) for name in outputs if name in self._finish)
+        return Plan(inputs, outputs, finish, arrays_in_order(inputs, self._copied), run)
 
 
 class StatefulSessionExecutor(SessionExecutor):
     """Runs a model whose calls change what later calls give; one call at a time."""
 
-    thread_safe: ClassVar[bool] = False
+    thread_safe = False
     stateful = True
 
 
-def _executor(
-    session: Any, bindings: Bindings, artefact: Artefact, variant: Variant, options: LoadOptions, device: str
-) -> SessionExecutor:
-    fetches, feeds = ([tensor.name for tensor in side.values()] for side in (bindings.outputs, bindings.inputs))
-    traits = Traits(artefact.graph_def, fetches, feeds)
+def _bring_to_life(session: Any, artefact: Artefact, init_ops: tuple[str, ...]) -> None:
+    """Restore the variables, then run the operations that fill tables, then those that the package names."""
+    operation, checkpoint = artefact.restore
+    steps = [(operation, checkpoint)] if operation else []
+    steps += [(name, artefact.assets) for name in artefact.init_ops]
+    steps += [(name, {}) for name in init_ops]
+    for name, fed in steps:
+        session.run(session.graph.get_operation_by_name(_node(name)), fed)
+
+
+def _runs_inline(traits: Traits, options: LoadOptions) -> bool:
     threads = options.integer("inter_op_threads")
-    kind = StatefulSessionExecutor if traits.keeps_state else SessionExecutor
-    with loading(artefact.at):
-        return kind(
-            session,
-            bindings,
-            device=device,
-            inline=traits.is_chain if threads is None else threads == 1,
-            copies_inputs=traits.keeps_state or traits.writes_in_place or bool(variant.custom_ops),
-        )
-
-
-def _started(graph: Any, artefact: Artefact, init_ops: tuple[str, ...], options: LoadOptions, device: str) -> Any:
-    from tensorflow.compat.v1 import Session
-
-    session = Session(graph=graph, config=session_config(options, device))
-    try:
-        operation, file_names = artefact.restore
-        if operation:
-            session.run(graph.get_operation_by_name(_node(operation)), file_names)
-        for name in artefact.init_ops:
-            session.run(graph.get_operation_by_name(_node(name)), artefact.assets)
-        for name in init_ops:
-            session.run(graph.get_operation_by_name(_node(name)))
-    except BaseException:
-        session.close()
-        raise
-    return session
+    return traits.is_chain if threads is None else threads == 1
 
 
 def _node(name: str) -> str:
@@ -204,13 +203,29 @@ def _owned(tensor: Any) -> Any:
     """Give a tensor of the same value whose buffer nobody else holds once it is fetched, copied only where it must be.
 
     A Snapshot alone is computed once for all calls where TensorFlow finds that its value never changes, and two of one
-    tensor become one. What comes out of an operation that counts as stateful, as GuaranteeConst does, is safe from both.
+    tensor become one. What an operation that counts as stateful gives, such as GuaranteeConst, is safe from both.
     """
     from tensorflow import raw_ops
 
     if tensor.dtype.base_dtype.name == "string":
         return raw_ops.Identity(input=tensor)  # TensorFlow makes new objects of text.
     return raw_ops.Snapshot(input=raw_ops.GuaranteeConst(input=tensor))
+
+
+def _dismantle(graph: Any) -> None:
+    """Break the cycles of a graph, so that its constants are freed now."""
+    try:
+        from tensorflow.python.framework.ops import dismantle_graph
+    except ImportError:  # It is no public function; the garbage collector frees the graph later.
+        return
+    dismantle_graph(graph)
+
+
+def _finish(name: str, tensor: Any) -> Callable[[Any], Array] | None:
+    """Give what makes an array of a result, None where a session always gives one: of numbers of a rank above 0."""
+    if tensor.dtype.base_dtype.name == "string":
+        return partial(as_strings, name)
+    return None if tensor.shape.rank else as_array
 
 
 def _numbers(tensors: Mapping[str, Any]) -> list[str]:
