@@ -25,7 +25,7 @@ def _unnamed(section: re.Match[str]) -> str:
     return f"{section[1]}\n{'-' * len(section[1])}\n:\n{body}"
 
 
-class Sentences(Extension):
+class Sentences(Extension):  # type: ignore[misc]  # without its package, the base is Any
     """Applies `readable` to every docstring before it is parsed."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:

@@ -16,6 +16,7 @@ from neuropod_core import Array, DType, Problem, Tensors
 
 Expression = Callable[[Tensors], Array]
 OPERATORS: Mapping[str, Callable[..., Any]] = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}
+KINDS: Mapping[str, set[type]] = {"O": {str}, "b": {bool}, "i": {int}, "u": {int}}
 
 
 def compiled(model: object, problem: Problem) -> dict[str, Expression]:
@@ -43,8 +44,7 @@ def expression(tree: object, dtype: DType, inputs: Mapping[str, DType]) -> Expre
 def constant(value: object, dtype: DType) -> Array:
     """Make an array of JSON values, and convert none that is of another kind."""
     items = np.array(value, object)
-    kinds = {"O": {str}, "b": {bool}, "i": {int}, "u": {int}}.get(dtype.numpy.kind, {int, float})
-    if not set(map(type, items.ravel().tolist())) <= kinds:
+    if not set(map(type, items.ravel().tolist())) <= KINDS.get(dtype.numpy.kind, {int, float}):
         raise ValueError(f"{str(value)[:40]!r} holds elements that are no {dtype}")
     return items.astype(dtype.numpy)
 
