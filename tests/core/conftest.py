@@ -74,7 +74,8 @@ class Calculation(Executor):
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         self.asked.append(outputs)
         try:
-            return self.function(inputs)
+            results = self.function(inputs)
+            return results if outputs is None else {name: results[name] for name in outputs}
         except (ValueError, RuntimeError) as error:
             raise InferenceError(f"the calculation failed: {error}") from error
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from typing import Any
 from unittest import mock
 
@@ -81,6 +81,27 @@ def test_any_mapping_is_taken_and_left_alone() -> None:
     assert type(arrays) is dict
     assert isinstance(arrays["x"], np.ndarray)
     assert given_inputs == before
+
+
+def test_a_mapping_that_makes_up_what_is_missing_is_left_alone() -> None:
+    given_inputs = defaultdict[str, Any](list, x=f32(2, 3))
+
+    with pytest.raises(TensorMismatchError, match="got nothing - at inputs.y"):
+        input_check(PAIR)(given_inputs)
+    assert set(given_inputs) == {"x"}
+
+
+def test_the_other_type_of_64_bits_becomes_the_one_of_the_name() -> None:
+    problem = Problem.of({"x": "int64[N]"}, {"y": "int64[N]"})
+    for code in "lq":
+        x = np.arange(3, dtype=code)
+
+        arrays, sizes = input_check(problem)({"x": x})
+        results = output_check(problem)({"y": x}, sizes)
+
+        for array in (arrays["x"], results["y"]):
+            assert array.dtype is np.dtype("int64")
+            assert np.shares_memory(array, x)
 
 
 def test_outputs_are_tied_to_inputs() -> None:

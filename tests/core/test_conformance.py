@@ -15,7 +15,16 @@ from neuropod_core.testing import BackendTests, StandardModel, WriteModel
 
 class TestCalc(BackendTests):
     platform = "calc"
-    known_gaps = {"test_descriptor_imports_no_framework": "the plugin is registered in this process only"}
+    known_gaps = {
+        "test_a_closed_model_is_freed": "the double keeps its executors, so that tests can look"
+    } | dict.fromkeys(
+        (
+            "test_descriptor_changes_nothing",
+            "test_descriptor_imports_no_framework",
+            "test_loading_does_no_more_than_its_trust_class",
+        ),
+        "the plugin is registered in this process only, and the check starts another",
+    )
 
     @pytest.fixture(autouse=True)
     def registered(self, calc: Any) -> None:

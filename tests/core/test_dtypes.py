@@ -18,7 +18,14 @@ def test_dtype_is_numpys_type_of_its_name(dtype: DType) -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("double", "float64"), ("str", "string"), (np.float32, "float32"), (np.dtype(object), "string"), (bool, "bool")],
+    [
+        ("double", "float64"),
+        ("str", "string"),
+        (np.float32, "float32"),
+        (np.dtype(object), "string"),
+        (bool, "bool"),
+        (object, "string"),
+    ],
     ids=str,
 )
 def test_parse_knows_aliases(name: object, expected: str) -> None:
@@ -27,7 +34,23 @@ def test_parse_knows_aliases(name: object, expected: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["complex64", "float128", "datetime64", "object", "O", "f4, i4", "(9999999,)f4", "", "V8", 3, None, [], "x" * 99],
+    [
+        "complex64",
+        "float128",
+        "datetime64",
+        "object",
+        "O",
+        "a5",
+        "f4, i4",
+        "(9999999,)f4",
+        "",
+        "V8",
+        3,
+        None,
+        [],
+        dict,
+        "x" * 99,
+    ],
     ids=repr,
 )
 def test_parse_refuses_what_is_no_element_type(name: object) -> None:

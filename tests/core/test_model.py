@@ -33,10 +33,12 @@ def test_the_executor_is_told_what_is_asked_for(path: Path, calc: Any, x: np.nda
         assert set(model.infer({"x": x, "y": x}, ("sum",))) == {"sum"}
         assert set(model.infer({"x": x, "y": x})) == {"sum", "difference"}
         assert model.infer({"x": x, "y": x}, []) == {}
-    assert calc.executors[-1].asked == [("sum",), None, []]
+        for names in (iter(["sum"]), {"sum"}, {"sum": 1}.keys(), np.array(["sum"])):
+            assert set(model.infer({"x": x, "y": x}, names)) == {"sum"}  # type: ignore[arg-type]  # kindly taken
+    assert calc.executors[-1].asked == [("sum",), None, (), *[("sum",)] * 4]
 
 
-@pytest.mark.parametrize("outputs", ["sum", [3], ["sum", None], 7], ids=repr)
+@pytest.mark.parametrize("outputs", ["sum", b"sum", [3], ["sum", None], 7], ids=repr)
 def test_what_is_asked_for_are_names(outputs: Any, path: Path, x: np.ndarray) -> None:
     with load_neuropod(path) as model, pytest.raises(TensorMismatchError, match="a sequence of names"):
         model.infer({"x": x, "y": x}, outputs)
@@ -139,6 +141,14 @@ def test_test_runs_the_packaged_data(write: Write, tmp_path: Path, calc: Any, x:
         with pytest.raises(ResultMismatchError, match="off by up to 5\\) - at outputs.sum") as raised:
             model.test()
     assert raised.value.largest_difference == 5
+
+
+def test_test_runs_inputs_for_which_nothing_is_expected(write: Write, tmp_path: Path, calc: Any, x: np.ndarray) -> None:
+    path = write(tmp_path / "m.neuropod", test_input_data={"x": x, "y": x}, test_expected_out={})
+
+    with load_neuropod(path) as model:
+        assert model.test() == {}
+    assert calc.executors[-1].asked == [None]
 
 
 def test_test_needs_packaged_data(path: Path) -> None:

@@ -97,14 +97,19 @@ def test_specs_can_be_given_as_the_original_takes_them(write: Write, tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"problem": None}, "pass either problem, or input_spec and output_spec"),
-        ({"input_spec": []}, "pass either problem, or input_spec and output_spec"),
+        ({"problem": None}, "pass either problem, a Problem, or input_spec and output_spec"),
+        ({"input_spec": []}, "pass either problem, a Problem, or input_spec and output_spec"),
         ({"colour": 3}, "unknown arguments \\['colour'\\]"),
         ({"zip_compression": "lzma"}, "'deflated' or 'stored', not 'lzma'"),
         ({"input_tensor_device": {"q": "GPU"}}, "'GPU' or 'CPU'"),
         ({"default_input_tensor_device": "TPU"}, "'GPU' or 'CPU'"),
         ({"custom_ops": ["absent.so"]}, "custom op cannot be read"),
+        ({"custom_ops": "absent.so"}, "a list of paths, not 'absent.so'"),
+        ({"problem": {"inputs": {}}}, "pass either problem, a Problem, or"),
+        ({"platform_version_semver": {1, 2}}, "the declaration of 'add' cannot be written"),
         ({"platform_version_semver": ""}, "platform_version_semver"),
+        ({"test_input_data": [1]}, "test_input_data are tensors by name, not list"),
+        ({"neuropod_load_args": {"gpu": 1}}, "\\['gpu'\\], which load_neuropod does not take"),
         ({"test_expected_out": {}}, "test_expected_out needs test_input_data"),
         ({"neuropod_load_args": {"device": "cuda"}}, "does not work: the backend for 'calc' runs on cpu"),
         ({"test_input_data": {"x": 3}}, "does not work: expected float32\\[N, M\\], got int - at inputs.x"),
@@ -114,10 +119,63 @@ def test_specs_can_be_given_as_the_original_takes_them(write: Write, tmp_path: P
 def test_a_wrong_argument_leaves_nothing_behind(
     arguments: dict[str, Any], message: str, write: Write, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(PackagingError, match=message):
         write(tmp_path / "m.neuropod", **arguments)
 
     assert left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ([[1, 2], [3]], "test_expected_out.sum is list, no tensor"),
+        (np.zeros((2, 3), complex), "test_expected_out.sum is complex128\\[2, 3\\], no tensor"),
+        ([["a"] * 3] * 2, "the test data expects string\\[2, 3\\], got float32\\[2, 3\\]"),
+        (np.full((2, 3), -3e38, np.float32), "the test data expects close to float32\\[2, 3\\]"),
+    ],
+    ids=["ragged", "complex", "text", "far"],
+)
+def test_expected_results_that_cannot_be_are_named(
+    expected: Any, message: str, write: Write, tmp_path: Path, x: np.ndarray
+) -> None:
+    inputs = {"x": x + np.float32(3e38), "y": x}
+
+    with pytest.raises(PackagingError, match=message):
+        write(tmp_path / "m.neuropod", test_input_data=inputs, test_expected_out={"sum": expected})
+
+
+def test_a_wrong_declaration_is_refused_before_the_packager_works(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PackagingError, match="'name' as a text"),
+        new_package("calc", neuropod_path=tmp_path / "m", model_name="", problem=Problem((), ())),
+    ):
+        pytest.fail("the packager was asked to work")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("a" * 300, "cannot be written"), ("a\0b", "is no path"), ("/proc/m.neuropod", "cannot be written")],
+    ids=["long", "null", "read-only"],
+)
+def test_a_place_that_cannot_be_is_named(path: str, message: str, write: Write, tmp_path: Path) -> None:
+    with pytest.raises(PackagingError, match=message):
+        write(tmp_path / path)
+
+
+def test_the_longest_name_can_be_written(write: Write, tmp_path: Path) -> None:
+    assert write(tmp_path / ("a" * 255)).is_file()
+
+
+def test_a_working_directory_that_is_gone_is_named(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with pytest.raises(PackagingError, match="cannot be written|no such folder"):
+        write(Path("m.neuropod"))
 
 
 def test_other_results_than_expected_leave_nothing_behind(write: Write, tmp_path: Path, x: np.ndarray) -> None:
@@ -202,6 +260,17 @@ def test_repacking_keeps_every_file(write: Write, tmp_path: Path, x: np.ndarray)
 
     assert again.read_bytes() == archive.read_bytes()
     assert stat.S_IMODE((folder / "config.json").stat().st_mode) & stat.S_IWUSR
+
+
+def test_repacking_leaves_out_what_somebody_put_into_the_cache(write: Write, tmp_path: Path) -> None:
+    archive = write(tmp_path / "a.neuropod")
+    with Package.open(archive) as package:
+        (package.folder() / "0" / "__pycache__").mkdir()
+        (package.folder() / "0" / "__pycache__" / "m.pyc").touch()
+
+    repack(archive, tmp_path / "b.neuropod")
+
+    assert (tmp_path / "b.neuropod").read_bytes() == archive.read_bytes()
 
 
 def test_repacking_keeps_variants_and_files_of_others(tmp_path: Path) -> None:

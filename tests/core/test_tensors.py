@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import array as stdlib_array
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,13 @@ class Far(Lent):
         raise BufferError("on another device")
 
 
+class Broken(Lent):
+    """Raises what no protocol foresees."""
+
+    def __dlpack__(self, **options: object) -> object:
+        raise KeyError("broken")
+
+
 class Interface:
     """Shows its memory by the array interface."""
 
@@ -57,7 +65,21 @@ def test_an_array_comes_back_as_itself() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [None, 3, 2.5, [1, 2], (1,), "text", b"bytes", {}, object(), np.ma.masked_array([1]), Far(np.zeros(1)), int],
+    [
+        None,
+        3,
+        2.5,
+        [1, 2],
+        (1,),
+        "text",
+        b"bytes",
+        {},
+        object(),
+        np.ma.masked_array([1]),
+        Far(np.zeros(1)),
+        Broken(np.zeros(1)),
+        int,
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_what_holds_no_tensor_is_none(value: object) -> None:
@@ -66,6 +88,7 @@ def test_what_holds_no_tensor_is_none(value: object) -> None:
 
 def test_scalars_and_subclasses_become_plain_arrays() -> None:
     assert as_array(np.float32(3)).shape == ()  # type: ignore[union-attr]  # it is an array
+    assert as_array(np.str_("text")).shape == ()  # type: ignore[union-attr]  # it is an array
     assert type(as_array(np.zeros(3).view(np.recarray))) is np.ndarray
 
 
@@ -76,6 +99,30 @@ def test_text_keeps_its_shape_and_its_nuls() -> None:
 
     assert text is not None
     assert text.tolist() == [["a\0b", "ü"]]
+
+
+class Colour(str, Enum):
+    RED = "red"
+
+
+def test_text_of_a_subclass_is_its_value() -> None:
+    text = as_text(object_array([Colour.RED, np.str_("blue")], (2,)))
+
+    assert text is not None
+    assert [(type(item), item) for item in text.tolist()] == [(str, "red"), (str, "blue")]
+
+
+def test_fixed_width_text_that_utf8_cannot_hold_is_no_text() -> None:
+    assert as_text(np.array(["\ud800"])) is None
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="NumPy 1 has no StringDType")
+@pytest.mark.parametrize("missing", [None, np.nan], ids=repr)
+def test_a_missing_text_is_no_text(missing: object) -> None:
+    dtype = np.dtypes.StringDType(na_object=missing)
+
+    assert as_text(np.array(["a", missing], dtype=dtype)) is None
+    assert as_text(np.array(["a", "b"], dtype=dtype)).tolist() == ["a", "b"]  # type: ignore[union-attr]  # it is text
 
 
 def test_empty_text_is_text() -> None:

@@ -26,17 +26,23 @@ def compare(results: Mapping[str, Array], expected: Tensors) -> dict[str, float]
 
 
 def _difference(path: str, result: Array | None, wanted: Array) -> float:
-    if result is None or result.shape != wanted.shape:
+    if result is None or result.shape != wanted.shape or _is_text(result) != _is_text(wanted):
         raise ResultMismatchError(path, describe(wanted), "nothing" if result is None else describe(result))
-    if wanted.dtype.kind in "OUST":
+    if _is_text(wanted):
         text = as_text(wanted)
         if text is None or not np.array_equal(result, text):
             raise ResultMismatchError(path, f"the text {describe(wanted)}", "other text")
         return 0.0
-    largest = _largest_difference(result, wanted)
-    if not np.allclose(_number(result), _number(wanted), equal_nan=True):
+    with np.errstate(all="ignore"):  # Infinity less infinity, or a difference that no float holds.
+        largest = _largest_difference(result, wanted)
+        close = np.allclose(_number(result), _number(wanted), equal_nan=True)
+    if not close:
         raise ResultMismatchError(path, f"close to {describe(wanted)}", describe(result), largest)
     return largest
+
+
+def _is_text(array: Array) -> bool:
+    return array.dtype.kind in "OUST"
 
 
 def _number(array: Array) -> Array:
@@ -44,6 +50,5 @@ def _number(array: Array) -> Array:
 
 
 def _largest_difference(result: Array, wanted: Array) -> float:
-    with np.errstate(invalid="ignore"):  # Infinity less infinity.
-        difference = np.abs(result.astype(np.float64) - wanted.astype(np.float64))
+    difference = np.abs(result.astype(np.float64) - wanted.astype(np.float64))
     return float(np.nanmax(difference, initial=0.0))

@@ -112,8 +112,11 @@ class Archive(Container):
             raise
 
     def _open(self, size: int, limits: Limits) -> None:
-        _check_directory_size(self._file, size, limits, self.path)
+        count = _checked_entry_count(self._file, size, limits, self.path)
         self._zip = zipfile.ZipFile(self._file)
+        if len(self._zip.infolist()) != count:  # Another reader would see another package.
+            what = f"its end record counts {count} entries, there are {len(self._zip.infolist())}"
+            raise PackageFormatError(f"is no sound zip archive: {what}", str(self.path))
         self._entries = {entry.filename: entry for entry in self._checked_entries(limits)}
         _check_no_overlap(self._file, self._entries.values(), self._zip.start_dir, self.path)
         self.files = {name: entry.file_size for name, entry in sorted(self._entries.items())}
@@ -264,8 +267,8 @@ def _zip_errors(at: object) -> Iterator[None]:
         raise PackageFormatError(f"is no sound zip archive: {type(error).__name__}: {error}", str(at)) from error
 
 
-def _check_directory_size(file: BinaryIO, size: int, limits: Limits, path: Path) -> None:
-    """Bound the central directory before `zipfile` reads it into memory (APPNOTE 4.3.14 to 4.3.16)."""
+def _checked_entry_count(file: BinaryIO, size: int, limits: Limits, path: Path) -> int:
+    """Bound the central directory before `zipfile` reads it (APPNOTE 4.3.14 to 4.3.16); count its entries."""
     if size < _END_BYTES:  # Nothing is read of files that only look regular: one in /proc may wait or never end.
         raise PackageFormatError("is no zip archive: it has no end record", str(path))
     tail_at = max(0, size - _END_BYTES - _LONGEST_COMMENT - _LOCATOR_BYTES)
@@ -286,6 +289,7 @@ def _check_directory_size(file: BinaryIO, size: int, limits: Limits, path: Path)
         raise PackageLimitError("files", limits.files, max(count, length // _ENTRY_BYTES), str(path))
     if count * _ENTRY_BYTES > length:
         raise PackageFormatError(f"is no sound zip archive: {count} entries in {length} bytes", str(path))
+    return int(count)
 
 
 def _end64(file: BinaryIO, locator: bytes, locator_at: int, path: Path) -> tuple[int, int, int, int]:

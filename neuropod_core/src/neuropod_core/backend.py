@@ -179,7 +179,7 @@ class Executor(ABC):
             Checked arrays by name, native byte order, of any memory layout, perhaps read-only. Read, never written,
             and not kept after the call; the dictionary is not changed either. Optional ones may be missing.
         outputs
-            Names to compute; None for all. More may be returned, they are dropped.
+            Names to compute; None for all. Only those are returned.
 
         Returns
         -------

@@ -163,7 +163,7 @@ def _converted(value: object, spec: TensorSpec, cast: Cast) -> Array:
         return _text(path, array, spec)
     wanted = spec.dtype.numpy
     if array.dtype == wanted:
-        return array
+        return _named(array, wanted)
     if array.dtype.newbyteorder("=") == wanted or (cast != "no" and np.can_cast(array.dtype, wanted, cast)):
         return array.astype(wanted)
     remedy = f"convert it by .astype({spec.dtype.value!r})"
@@ -178,7 +178,12 @@ def _taken(path: str, value: object, spec: TensorSpec) -> Array:
         return _text(path, array, spec)
     if array.dtype != spec.dtype.numpy:
         raise TensorMismatchError(path, spec.notation, describe(array))
-    return array
+    return _named(array, spec.dtype.numpy)
+
+
+def _named(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Give the type that goes by its name: C has two integers of 64 bits, frameworks may know one only."""
+    return array if array.dtype is dtype else array.view(dtype)
 
 
 def _text(path: str, array: Array, spec: TensorSpec) -> Array:
@@ -238,16 +243,18 @@ def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, after: bool, 
     writer = _LengthWriter({symbol: f"size{place}" for place, symbol in enumerate(symbols)}, bound=after)
     sizes = "".join(f"size{place}, " for place in range(len(symbols)))
     optional = sum(form[1] for form in forms)
-    lines = [f"count = {len(forms) - optional}"] if optional else []
+    # Looking something up changes a `defaultdict`, so other mappings are not even touched.
+    lines = ["if type(tensors) is not dict:", "    raise TypeError"]
+    lines += [f"count = {len(forms) - optional}"] if optional else []
     if sizes:
         lines += [f"{sizes}= sizes" if after else f"{sizes.rstrip(', ').replace(', ', ' = ')} = None"]
     for place, form in enumerate(forms):
         lines += _tensor_source(place, form, writer)
     if some:
         kept = ", ".join(f"name{place}: tensors[name{place}]" for place in range(len(forms)))
-        lines += ["if type(tensors) is dict:", f"    return tensors if len(tensors) == {len(forms)} else {{{kept}}}"]
+        lines += [f"return tensors if len(tensors) == {len(forms)} else {{{kept}}}"]
     else:
-        lines += [f"if len(tensors) == {'count' if optional else len(forms)} and type(tensors) is dict:"]
+        lines += [f"if len(tensors) == {'count' if optional else len(forms)}:"]
         lines += ["    return tensors" if after else f"    return tensors, ({sizes})"]
     body = ["try:", *(f"    {line}" for line in lines), "except (KeyError, ValueError, TypeError, AttributeError):"]
     body += ["    pass", f"return twin(tensors{', sizes' if after else ''})"]

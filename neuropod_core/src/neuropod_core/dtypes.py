@@ -17,6 +17,7 @@ __all__ = ["DType", "DTypeLike"]
 DTypeLike = Union["DType", str, type, "np.dtype[Any]"]
 """What `DType.parse` reads."""
 
+_OBJECTS = (object, np.object_)  # Their dtype equals them. NumPy takes any other class for an object too, even `dict`.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,31}\Z")
 
 
@@ -84,9 +85,9 @@ class DType(str, Enum):
     def _parse_through_numpy(cls, name: object) -> DType:
         # Only identifiers reach NumPy: its parser also takes records and sub-arrays of any size.
         if isinstance(name, np.dtype | type) or (isinstance(name, str) and _NAME.match(name)):
-            with suppress(TypeError):
+            with suppress(TypeError, DeprecationWarning):  # The second where warnings are errors.
                 dtype = np.dtype(name)
-                if dtype.kind in "UT" or (dtype.kind == "O" and not isinstance(name, str)):
+                if dtype.kind in "UT" or name in _OBJECTS:
                     return cls.STRING
                 if dtype.name in _BY_NAME:
                     return _BY_NAME[dtype.name]

@@ -36,7 +36,7 @@ class Limits:
     path_depth: int = 64
     json_bytes: int = 4 * _MIB
     manifest_bytes: int = 16 * _MIB
-    test_data_bytes: int = 1024 * _MIB
+    test_data_bytes: int = 256 * _MIB
     total_bytes: int = 1 << 40
     expansion: int = 100
     expansion_free_bytes: int = 256 * _MIB

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -111,8 +111,9 @@ class Neuropod:
             arrays, sizes = self._check_inputs(inputs)
             if outputs is None:
                 return self._check_outputs(self._executor.infer(arrays), sizes)
-            check = self._check_for(outputs)
-            return check(self._executor.infer(arrays, outputs), sizes)
+            names = _names(outputs)
+            check = self._check_some(names)
+            return check(self._executor.infer(arrays, names), sizes)
         except NeuropodError as error:
             self._report(error)
             raise
@@ -135,6 +136,8 @@ class Neuropod:
         ------
         InferenceError
             If the call fails.
+        PackageError
+            If the test data cannot be read.
         """
         packaged = self._package.test_data() if sizes is None else None
         self.infer(packaged.inputs if packaged else {spec.name: _zeros(spec, sizes or {}) for spec in self.inputs})
@@ -149,15 +152,18 @@ class Neuropod:
         Raises
         ------
         PackageError
-            If the package holds no test data.
+            If the package holds no test data, or it cannot be read.
         ResultMismatchError
             If a result is not the expected one.
+        InferenceError
+            If the call fails.
         """
         packaged = self._package.test_data()
         if packaged is None:
             remedy = "package it with test_input_data and test_expected_out"
             raise PackageError("has no test data", at=str(self._package.path), remedy=remedy)
-        return compare(self.infer(packaged.inputs, tuple(packaged.outputs)), packaged.outputs)
+        # Packages of the original may hold inputs alone: the model runs all the same.
+        return compare(self.infer(packaged.inputs, tuple(packaged.outputs) or None), packaged.outputs)
 
     def close(self) -> None:
         """Free the model and what it holds; again is harmless.
@@ -177,12 +183,6 @@ class Neuropod:
     def __repr__(self) -> str:
         return f"<Neuropod {self.name!r} ({self.platform}) {self.problem}>"
 
-    def _check_for(self, outputs: Sequence[str]) -> OutputCheck:
-        names = () if isinstance(outputs, str) or not isinstance(outputs, Iterable) else tuple(outputs)
-        if (not names and outputs not in ([], ())) or not all(isinstance(name, str) for name in names):
-            raise TensorMismatchError("outputs", "a sequence of names", shown(outputs), "pass a list of names")
-        return self._check_some(names)
-
     def _report(self, error: NeuropodError) -> None:
         plugins.notify("neuropod_call_failed", model=self, error=error)
 
@@ -197,6 +197,13 @@ class _Closed(Executor):
 
 
 _CLOSED = _Closed()
+
+
+def _names(outputs: object) -> tuple[str, ...]:
+    names = tuple(outputs) if isinstance(outputs, Iterable) and not isinstance(outputs, str) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise TensorMismatchError("outputs", "a sequence of names", shown(outputs), "pass a list of names")
+    return cast("tuple[str, ...]", names)
 
 
 def _unchecked_inputs(inputs: Mapping[str, Any]) -> tuple[Tensors, Sizes]:

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["Package"]
 
 CONFIG, MANIFEST = "config.json", "manifest.json"
-TEST_DATA, TEST_DATA_PICKLE = "test_data.safetensors", "test_data.pkl"
 VARIANT = "0"
+
+_DECODERS = {test_data.FILE_NAME: test_data.decode, test_data.PICKLE_FILE_NAME: test_data.decode_pickle}
 
 
 class Package:
@@ -143,10 +144,13 @@ class Package:
 
     def test_data(self) -> TestData | None:
         """Give the packaged inputs and expected outputs; None where there are none."""
-        for name, decode in ((TEST_DATA, test_data.decode), (TEST_DATA_PICKLE, test_data.decode_pickle)):
-            if name in self.files:
-                return decode(self._verified(name), f"{self.path}: {name}")
-        return None
+        name = self.test_data_file
+        return None if name is None else _DECODERS[name](self._verified(name), f"{self.path}: {name}")
+
+    @property
+    def test_data_file(self) -> str | None:
+        """The name of the file with the test data; ours, if the original's is there too."""
+        return next((name for name in _DECODERS if name in self.files), None)
 
     def verify(self) -> None:
         """Compare every file with the manifest, whatever was verified before.
@@ -159,6 +163,24 @@ class Package:
         with self._opened() as container:
             for name in self.files:
                 self._check_hash(name, container.digest(name))
+
+    def unpack(self, folder: Path) -> None:
+        """Write every file into `folder`, verified on the way.
+
+        Raises
+        ------
+        PackageIntegrityError
+            If a file is not what the manifest says.
+        OSError
+            If it cannot be written, or is there already.
+        """
+        with self._opened() as container:
+            for name in self.files:
+                target = folder / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    digest = container.copy(name, file)
+                self._check_hash(name, digest)
 
     def close(self) -> None:
         """Close the file; what `folder` gave stays, and who reads on opens it again."""
@@ -243,7 +265,7 @@ class Package:
         key = self._content_key()
         content = cache.content(key)
         if content is None:
-            content = cache.add(key, self._unpack)
+            content = cache.add(key, self.unpack)
         else:
             self.verify()  # The archive claims content that is there already: believe it only when it is so.
         cache.remember(self.path, self._container.stamp, key, self._container.newest_ns)
@@ -253,7 +275,7 @@ class Package:
         try:
             folder = private_folder()
             weakref.finalize(self, remove_tree, folder)
-            self._unpack(folder)
+            self.unpack(folder)
         except OSError as error:
             raise PackageError(f"cannot be unpacked: {error}", at=str(self.path)) from error
         return folder
@@ -266,15 +288,6 @@ class Package:
             while piece := source.read(1 << 20):
                 digest.update(piece)
         return f"archive-{digest.hexdigest()}"
-
-    def _unpack(self, folder: Path) -> None:
-        with self._opened() as container:
-            for name in self.files:
-                target = folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("xb") as file:
-                    digest = container.copy(name, file)
-                self._check_hash(name, digest)
 
 
 def _local_path(source: str | os.PathLike[str]) -> Path:

@@ -8,7 +8,7 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
@@ -22,12 +22,12 @@ from neuropod_core._containers import open_container
 from neuropod_core.backend import Array
 from neuropod_core.checks import input_check
 from neuropod_core.config import Config, Manifest
-from neuropod_core.errors import NeuropodError, PackagingError, shown
+from neuropod_core.errors import NeuropodError, PackageFormatError, PackagingError, shown
 from neuropod_core.limits import Limits
 from neuropod_core.loading import load_neuropod
-from neuropod_core.package import CONFIG, MANIFEST, TEST_DATA, VARIANT, Package
+from neuropod_core.package import CONFIG, MANIFEST, VARIANT, Package
 from neuropod_core.problem import Problem, SpecLike
-from neuropod_core.tensors import as_array, as_text, describe
+from neuropod_core.tensors import as_array, as_text, describe, dtype_of
 from neuropod_core.test_data import TestData
 from neuropod_core.trust import Trust
 
@@ -132,7 +132,10 @@ def new_package(
     Raises
     ------
     PackagingError
-        If an argument is wrong, something is at `neuropod_path`, or the package does not load or gives other results.
+        If an argument is wrong, something is at `neuropod_path`, it cannot be written, or the package does not load or
+        gives other results.
+    SpecError
+        If `input_spec` or `output_spec` is wrong.
 
     Examples
     --------
@@ -141,24 +144,27 @@ def new_package(
     """
     _check_arguments(arguments)
     target = _free(Path(neuropod_path))
-    problem = _problem(arguments)
-    config = Config(
-        model_name,
-        platform,
-        problem,
-        arguments.get("platform_version_semver", "*"),
-        tuple(Path(op).name for op in arguments.get("custom_ops", ())),
-        _input_devices(problem, arguments),
+    problem, libraries = _problem(arguments), _libraries(arguments)
+    declaration = _declaration(
+        Config(
+            model_name,
+            platform,
+            problem,
+            arguments.get("platform_version_semver", "*"),
+            tuple(library.name for library in libraries),
+            _input_devices(problem, arguments),
+        )
     )
     with _workplace(target) as work:
         root = work / "package"
         folder = root / VARIANT
         folder.mkdir(parents=True)
-        _copy_custom_ops(folder, arguments.get("custom_ops", ()))
+        _copy_custom_ops(folder, libraries)
         yield NewPackage(folder, problem)
-        (root / CONFIG).write_bytes(_checked(config))
-        _prove(work, root, arguments)
-        _publish(work, root, target, arguments)
+        with _writing(target):
+            (root / CONFIG).write_bytes(declaration)
+            _prove(work, root, arguments)
+            _publish(work, root, target, arguments)
 
 
 def repack(
@@ -175,11 +181,13 @@ def repack(
     PackageError
         If `source` is no sound package, or something is at `neuropod_path`.
     """
+    arguments: PackageArguments = {"package_as_zip": package_as_zip, "zip_compression": zip_compression}
+    _check_arguments(arguments)
     target = _free(Path(neuropod_path))
-    with Package.open(source) as package, _workplace(target) as work:
+    with Package.open(source) as package, _workplace(target) as work, _writing(target):
         root = work / "package"
-        shutil.copytree(package.folder(), root, copy_function=shutil.copyfile)
-        _publish(work, root, target, {"package_as_zip": package_as_zip, "zip_compression": zip_compression})
+        package.unpack(root)
+        _publish(work, root, target, arguments)
 
 
 # -- arguments --------------------------------------------------------------------------------------------------------
@@ -193,23 +201,33 @@ def _check_arguments(arguments: PackageArguments) -> None:
     if arguments.get("zip_compression", "deflated") not in _COMPRESSIONS:
         what = f"zip_compression is 'deflated' or 'stored', not {shown(arguments['zip_compression'])}"
         raise PackagingError(what)
+    for key in ("test_input_data", "test_expected_out"):
+        if not isinstance(arguments.get(key), Mapping | None):
+            raise PackagingError(f"{key} are tensors by name, not {describe(arguments.get(key))}")
+    unknown = sorted(set(arguments.get("neuropod_load_args") or {}) - set(load_neuropod.__kwdefaults__ or {}))
+    if unknown:
+        raise PackagingError(f"neuropod_load_args has {shown(unknown)}, which load_neuropod does not take")
 
 
 def _free(target: Path) -> Path:
-    if os.path.lexists(target):
-        raise PackagingError("something is there already", at=str(target), remedy="remove it or choose another path")
-    if not target.parent.is_dir():
-        raise PackagingError("there is no such folder", at=str(target.parent), remedy="create it first")
-    return target.absolute()
+    if "\0" in str(target):
+        raise PackagingError(f"{shown(str(target))} is no path")
+    with _writing(target):
+        if os.path.lexists(target):
+            what, remedy = "something is there already", "remove it or choose another path"
+            raise PackagingError(what, at=str(target), remedy=remedy)
+        if not target.parent.is_dir():
+            raise PackagingError("there is no such folder", at=str(target.parent), remedy="create it first")
+        return target.absolute()
 
 
 def _problem(arguments: PackageArguments) -> Problem:
     specs = [arguments.get(key) for key in ("input_spec", "output_spec")]
     problem = arguments.get("problem")
-    if problem is not None and specs == [None, None]:
+    if isinstance(problem, Problem) and specs == [None, None]:
         return problem
     if problem is not None or None in specs:
-        raise PackagingError("pass either problem, or input_spec and output_spec")
+        raise PackagingError("pass either problem, a Problem, or input_spec and output_spec")
     inputs, outputs = cast("list[Sequence[SpecLike]]", specs)
     return Problem.of(inputs, outputs)
 
@@ -224,8 +242,15 @@ def _input_devices(problem: Problem, arguments: PackageArguments) -> dict[str, s
     return {spec.name: named.get(spec.name, default) for spec in problem.inputs}
 
 
-def _copy_custom_ops(folder: Path, libraries: Sequence[str | os.PathLike[str]]) -> None:
-    for library in map(Path, libraries):
+def _libraries(arguments: PackageArguments) -> list[Path]:
+    given: object = arguments.get("custom_ops") or ()
+    if not isinstance(given, list | tuple):  # One path is a sequence, too: of letters.
+        raise PackagingError(f"custom_ops is a list of paths, not {shown(given)}")
+    return [Path(library) for library in given]
+
+
+def _copy_custom_ops(folder: Path, libraries: Sequence[Path]) -> None:
+    for library in libraries:
         target = folder / "ops" / library.name
         if target.exists():
             raise PackagingError(f"two custom ops are called {library.name!r}")
@@ -236,10 +261,15 @@ def _copy_custom_ops(folder: Path, libraries: Sequence[str | os.PathLike[str]]) 
             raise PackagingError(f"a custom op cannot be read: {error.strerror}", at=str(library)) from error
 
 
-def _checked(config: Config) -> bytes:
+def _declaration(config: Config) -> bytes:
     """Write the declaration, and read it as a stranger would: a bad name is refused here and not by its first user."""
-    written = config.to_bytes()
-    Config.from_bytes(written)
+    try:
+        written = config.to_bytes()
+        Config.from_bytes(written)
+    except PackageFormatError as error:
+        raise PackagingError(error.what, error.at, error.remedy) from error
+    except TypeError as error:
+        raise PackagingError(f"the declaration of {shown(config.name)} cannot be written: {error}") from error
     return written
 
 
@@ -249,11 +279,11 @@ def _checked(config: Config) -> bytes:
 def _prove(work: Path, root: Path, arguments: PackageArguments) -> None:
     try:
         _write_manifest(root)
-        loading: dict[str, Any] = {"trust": Trust.CODE, **(arguments.get("neuropod_load_args") or {})}
-        with load_neuropod(root, cache_dir=work / "cache", **loading) as model:
+        loading: dict[str, Any] = {"trust": Trust.CODE, "cache_dir": work / "cache"}
+        with load_neuropod(root, **loading | dict(arguments.get("neuropod_load_args") or {})) as model:
             tried = _tried(model.infer, model.problem, arguments)
         if tried is not None and arguments.get("persist_test_data", True):
-            (root / TEST_DATA).write_bytes(test_data.encode(tried))
+            (root / test_data.FILE_NAME).write_bytes(_encoded(tried))
             _write_manifest(root)
     except PackagingError:
         raise
@@ -277,12 +307,22 @@ def _tried(infer: Any, problem: Problem, arguments: PackageArguments) -> TestDat
 
 
 def _expected(name: str, value: object) -> Array:
-    taken = as_array(value)
-    array = np.asarray(value) if taken is None else taken
-    tensor = as_text(array) if array.dtype.kind in "OUST" else array
-    if tensor is None:
+    array = as_array(value)
+    if array is None:
+        with suppress(ValueError):  # A list of lists of different lengths.
+            array = np.asarray(value)
+    tensor = as_text(array) if array is not None and array.dtype.kind in "OUST" else array
+    if tensor is None or dtype_of(tensor) is None:
         raise PackagingError(f"test_expected_out.{name} is {describe(value)}, no tensor")
     return tensor
+
+
+def _encoded(tried: TestData) -> bytes:
+    encoded, limit = test_data.encode(tried), Limits().test_data_bytes
+    if len(encoded) > limit:
+        what = f"at most {limit} bytes of test data are read from a package, these are {len(encoded)}"
+        raise PackagingError(what, remedy="pass less of it, or persist_test_data=False")
+    return encoded
 
 
 def _write_manifest(root: Path) -> None:
@@ -295,8 +335,19 @@ def _write_manifest(root: Path) -> None:
 
 
 @contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except NeuropodError:
+        raise
+    except OSError as error:
+        raise PackagingError(f"cannot be written: {error}", at=str(target)) from error
+
+
+@contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    with _writing(target):
+        work = Path(tempfile.mkdtemp(prefix=".neuropod-", dir=target.parent))
     try:
         yield work
     finally:
@@ -306,7 +357,7 @@ def _workplace(target: Path) -> Iterator[Path]:
 def _publish(work: Path, root: Path, target: Path, arguments: PackageArguments) -> None:
     if not arguments.get("package_as_zip", True):
         _free(target)
-        root.rename(target)
+        root.rename(target)  # Fails where somebody put a folder there meanwhile, unless it is empty.
         return
     archive = work / "package.zip"
     _write_archive(root, archive, _COMPRESSIONS[arguments.get("zip_compression", "deflated")])

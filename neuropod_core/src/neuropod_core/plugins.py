@@ -36,6 +36,7 @@ __all__ = [
     "block",
     "check_framework",
     "installed",
+    "normalized",
     "notify",
     "observers",
     "register",
@@ -69,10 +70,10 @@ class Plugin:
     @property
     def blocked_by(self) -> str:
         """What blocks it; empty if nothing does."""
-        name = _normalized(self.distribution)
+        name = normalized(self.distribution)
         if name in _blocked:
             return "a call of neuropod_core.plugins.block"
-        if name in map(_normalized, os.environ.get(BLOCKED_VARIABLE, "").split(",")):
+        if name in map(normalized, os.environ.get(BLOCKED_VARIABLE, "").split(",")):
             return f"the environment variable {BLOCKED_VARIABLE}"
         return ""
 
@@ -146,12 +147,12 @@ def check_framework(backend: Backend, version_range: str = "*", asked_by: str = 
 
 def block(distribution: str) -> None:
     """Use no plugin of `distribution` from now on, in this process."""
-    _blocked.add(_normalized(distribution))
+    _blocked.add(normalized(distribution))
 
 
 def unblock(distribution: str) -> None:
     """Take `block` back."""
-    _blocked.discard(_normalized(distribution))
+    _blocked.discard(normalized(distribution))
 
 
 def register(plugin: object, platform: str, name: str = "") -> None:
@@ -270,7 +271,7 @@ def _check_contract(plugin: Plugin, module: object) -> None:
 
 
 def _is_from(plugin: Plugin, distribution: str | None) -> bool:
-    return distribution is None or _normalized(plugin.distribution) == _normalized(distribution)
+    return distribution is None or normalized(plugin.distribution) == normalized(distribution)
 
 
 def _not_found(platform: str, distribution: str | None) -> NeuropodError:
@@ -310,7 +311,7 @@ def _in_npm_range(version: str, version_range: str, asked_by: str) -> bool:
 
     try:
         spec = NpmSpec(version_range)
-    except ValueError:
+    except (ValueError, AttributeError):  # The parser looks into matches that it did not find, such as in 'a - b'.
         what = f"platform_version_semver {shown(version_range)} is no npm-style version range"
         raise PackageFormatError(what, at=asked_by, remedy="write it like '>=2.1 <3' or '2.x'") from None
     try:
@@ -320,5 +321,6 @@ def _in_npm_range(version: str, version_range: str, asked_by: str) -> bool:
     return bool(spec.match(Version(major=major, minor=minor, patch=patch)))
 
 
-def _normalized(name: str) -> str:
+def normalized(name: str) -> str:
+    """Write the name of a distribution as PyPI compares it: lower case, with ``-`` for ``_`` and ``.``."""
     return name.strip().lower().replace("_", "-").replace(".", "-")

@@ -31,10 +31,8 @@ def as_array(value: object) -> Array | None:
     """
     if type(value) is np.ndarray:
         return value
-    if isinstance(value, np.ma.MaskedArray | bytes | bytearray | str):
-        return None
-    if isinstance(value, np.ndarray | np.generic):
-        return np.asarray(value)
+    if isinstance(value, np.ndarray | np.generic):  # Among them texts and bytes of NumPy, which are Python's too.
+        return None if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
     if hasattr(value, "__dlpack__"):
         return _from_dlpack(cast("SupportsDLPack", value))
     if hasattr(value, "__array__") or hasattr(value, "__array_interface__") or isinstance(value, memoryview):
@@ -48,11 +46,10 @@ def as_text(array: Array) -> Array | None:
     Fixed-width text and ``StringDType`` are converted, bytes are decoded as UTF-8; canonical arrays come back as they
     are, others as a copy.
     """
-    if array.dtype.kind == "O":
-        return array if all_text(array) else _decoded(array)
-    if array.dtype.kind in "UT":
-        return array.astype(object)
-    return _decoded(array) if array.dtype.kind == "S" else None
+    if array.dtype.kind not in "OUST":
+        return None
+    objects = array.astype(object, copy=False)  # What marks a missing value in `StringDType` comes along.
+    return objects if all_text(objects) else _decoded(objects)
 
 
 def all_text(array: Array) -> bool:
@@ -89,7 +86,7 @@ def describe(value: object) -> str:
 def _from_dlpack(value: SupportsDLPack) -> Array | None:
     try:
         return np.from_dlpack(cast("Any", value))
-    except (BufferError, TypeError, RuntimeError, ValueError, AttributeError):  # Another device, or a type NumPy lacks.
+    except Exception:  # noqa: BLE001 - another device, a type that NumPy lacks, or whatever foreign code raises.
         return _plain(value) if hasattr(value, "__array__") else None
 
 
@@ -115,7 +112,7 @@ def _text(item: object) -> str:
     if not isinstance(item, str):
         raise TypeError(item)
     item.encode()
-    return str(item)
+    return str.__str__(item)  # A member of an enumeration has a `str` of its own.
 
 
 def object_array(items: Iterable[object], shape: tuple[int, ...]) -> Array:

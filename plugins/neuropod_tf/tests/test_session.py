@@ -73,6 +73,18 @@ def test_only_what_is_asked_for_is_computed(serve: Open) -> None:
         executor.infer({"x": X})
 
 
+def test_of_text_too_only_what_is_asked_for_is_computed(serve: Open) -> None:
+    def texts(x: Any) -> dict[str, Any]:
+        return {"good": tf.strings.upper(x), "bad": tf.strings.substr(x, 3, 1)}
+
+    executor = serve(texts, "string[N]", {"good": "string[N]", "bad": "string[N]"})
+    x = np.array(["ab"], object)
+
+    assert executor.infer({"x": x}, ["good"])["good"].tolist() == ["AB"]
+    with pytest.raises(InferenceError, match="pos 3"):
+        executor.infer({"x": x}, ["bad"])
+
+
 def test_an_output_that_is_not_asked_for_costs_nothing(serve: Open) -> None:
     def costly(x: Any) -> dict[str, Any]:
         wide = tf.random.stateless_normal([600, 600], [1, 2]) + x[0]

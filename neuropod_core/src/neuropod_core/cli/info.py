@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 __all__ = ["info"]
 
-_TEST_DATA = ("test_data.safetensors", "test_data.pkl")
 
 _EPILOG = """\b
 Examples:
@@ -67,7 +66,7 @@ def _document(package: Package, *, verify: bool) -> dict[str, Any]:
         "trust": backend.pop("trust"),
         "custom_ops": list(config.custom_ops),
         "input_devices": dict(config.input_devices),
-        "test_data": next((name for name in _TEST_DATA if name in package.files), None),
+        "test_data": package.test_data_file,
         "backend": backend,
         "manifest": manifest,
         "bytes": sum(package.files.values()),

@@ -13,7 +13,16 @@
 """
 
 from neuropod_core.testing._backend_tests import BackendTests
-from neuropod_core.testing._models import StandardModel, WriteModel
+from neuropod_core.testing._models import NotExpressibleError, Sample, StandardModel, WriteModel
 from neuropod_core.testing.strategies import problems, tensors, tensors_for
 
-__all__ = ["BackendTests", "StandardModel", "WriteModel", "problems", "tensors", "tensors_for"]
+__all__ = [
+    "BackendTests",
+    "NotExpressibleError",
+    "Sample",
+    "StandardModel",
+    "WriteModel",
+    "problems",
+    "tensors",
+    "tensors_for",
+]

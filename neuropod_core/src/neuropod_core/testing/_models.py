@@ -1,14 +1,16 @@
-"""The small models that every backend is tried with."""
+"""The small models that every backend is tried with, and the one that its author brings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from neuropod_core.backend import Tensors
 from neuropod_core.problem import Problem
 
-__all__ = ["StandardModel", "WriteModel"]
+__all__ = ["NotExpressibleError", "Sample", "StandardModel", "WriteModel"]
 
 
 class StandardModel(str, Enum):
@@ -33,8 +35,39 @@ class StandardModel(str, Enum):
     """Fails in the framework where ``x: float32[N]`` has any length but 3; else ``y`` is ``x`` times 2."""
 
 
+class NotExpressibleError(Exception):
+    """Raised by `write_model`: the framework has no such model. The checks that need it are expected failures."""
+
+
 WriteModel = Callable[[StandardModel, Problem, Path], None]
 """Writes a package of a standard model, solving a problem, to a path where nothing is."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A model of the author's own, for frameworks that cannot express the standard ones: trees, clusters, vocabularies.
+
+    Parameters
+    ----------
+    write
+        Writes its package to a path where nothing is.
+    inputs
+        One call that succeeds; several rows where there is a batch.
+    outputs
+        What must come out: every output of the problem.
+    rtol, atol
+        How far results may be from `outputs`. Calls are compared with each other exactly.
+    failing
+        Inputs that fit the problem and that the framework refuses; None if there are none.
+    """
+
+    write: Callable[[Path], None]
+    inputs: Tensors
+    outputs: Tensors
+    rtol: float = 0.0
+    atol: float = 0.0
+    failing: Tensors | None = None
+
 
 _FLOATS = "float32[N, M]"
 

@@ -20,6 +20,7 @@ __all__ = ["are_all_private", "is_private_dict", "is_private_view"]
 
 _ndarray = np.ndarray
 _MOST_COUNTED = 8
+_OWNED_WRITEABLE = 0x0004 | 0x0400  # NPY_ARRAY_OWNDATA, NPY_ARRAY_WRITEABLE: one look instead of two
 
 _of_results = _of_array = _of_view = _of_base = 0
 
@@ -34,8 +35,7 @@ def are_all_private(results: object) -> bool:
     for array in results.values():
         if type(array) is not _ndarray or array.base is not None or getrefcount(array) != _of_array:
             return False
-        flags = array.flags
-        if not (flags.owndata and flags.writeable) or getweakrefcount(array):
+        if array.flags.num & _OWNED_WRITEABLE != _OWNED_WRITEABLE or getweakrefcount(array):
             return False
     return True
 

@@ -26,7 +26,7 @@ METHOD = "neuropod_call"
 Call = Callable[[Tensors, Names], Tensors]
 """What `Executor.infer` is."""
 
-Recover = Callable[[Tensors, Exception], Tensors]
+Recover = Callable[[Tensors, Names, Exception], Tensors]
 """What is asked when a call failed: another way, or the right error."""
 
 _PYTHON = """
@@ -38,9 +38,10 @@ def infer(inputs, outputs=None):
         else:
             with inference(True):
                 {results} = call({converted})
-        return {{{returned}}}
+        results = {{{returned}}}
+        return results if outputs is None else {{name: results[name] for name in outputs}}
     except Exception as error:
-        return recover(inputs, error)
+        return recover(inputs, outputs, error)
 """
 
 # The class within `torch.inference_mode`, which takes a third of its time.

@@ -70,10 +70,10 @@ class TorchScriptExecutor(Executor):
             vars(self)["infer"] = call  # Spares each call a call.
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
-        """Run the model once; see `Executor.infer`. Every output is computed."""
-        del outputs
+        """Run the model once; see `Executor.infer`. Every output is computed, those not asked for are dropped."""
         try:
-            return self._called(inputs)
+            results = self._called(inputs)
+            return results if outputs is None else {name: results[name] for name in outputs if name in results}
         except Exception as error:
             raise inference_error(error) from error
 
@@ -93,10 +93,10 @@ class TorchScriptExecutor(Executor):
             raise ModelClosedError("the model was closed", remedy="load it again")
         return self._general(inputs)
 
-    def _recovered(self, inputs: Tensors, error: Exception) -> Tensors:
+    def _recovered(self, inputs: Tensors, outputs: Names, error: Exception) -> Tensors:
         """Repeat a call that left inputs out, or had what is no plain array or tensor; translate every other error."""
         if isinstance(error, KeyError) or (not self.stateful and _is_about_numpy(error)):
-            return TorchScriptExecutor.infer(self, inputs)
+            return TorchScriptExecutor.infer(self, inputs, outputs)
         raise inference_error(error) from error
 
 

@@ -1,0 +1,1 @@
+"""What the plain Python packages of the benchmarks hold."""
