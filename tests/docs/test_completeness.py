@@ -98,6 +98,17 @@ def test_table_has_every_name(names: list[str], where: str) -> None:
     assert [name for name in names if f"`{name}`" not in rows] == []
 
 
+def test_limits_are_told_with_their_values() -> None:
+    units = {1 << 20: "MiB", 1 << 40: "TiB"}
+    rows = [line for line in page("guide/environment.md").splitlines() if line.startswith("|")]
+    for field in fields(Limits):
+        value = getattr(Limits(), field.name)
+        unit = next((unit for unit in sorted(units, reverse=True) if value % unit == 0), 1)
+        told = f"{value // unit} {units[unit]}" if unit > 1 else str(value)
+
+        assert any(f"`{field.name}`" in row and told in row.replace("50 000", "50000") for row in rows), field.name
+
+
 # ------------------------------------------------------------------------------------------------------------- links
 
 FENCED = re.compile(r"(?ms)^```.*?^```$")
