@@ -16,9 +16,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,7 +57,7 @@ class Cache:
             return
         with contextlib.suppress(OSError):  # Not remembering costs time, nothing else.
             self._make(self._index)
-            partial = self._index / f".{secrets.token_hex(8)}"
+            partial = self._index / f".{os.urandom(8).hex()}"
             partial.write_text(json.dumps({"source": str(source), "stamp": stamp, "key": key}), "utf-8")
             partial.replace(self._index_path(source))
 
@@ -92,7 +89,7 @@ class Cache:
             if self.content(key) is not None:  # Another opener was faster.
                 return target
             with contextlib.suppress(OSError):
-                target.rename(work / f"damaged-{secrets.token_hex(4)}")
+                target.rename(work / f"damaged-{os.urandom(4).hex()}")
             with contextlib.suppress(OSError):
                 (work / "entry").rename(target)
                 return target
@@ -127,6 +124,8 @@ class Cache:
 
 def private_folder() -> Path:
     """Make a folder that nobody else sees, for where there is no cache; its user removes it."""
+    import tempfile
+
     return Path(tempfile.mkdtemp(prefix="neuropod-"))
 
 
@@ -173,7 +172,7 @@ def _is_whole(content: Path, files: dict[str, Any]) -> bool:
 def _locked(folder: Path) -> Iterator[str]:
     """Hold the lock of a new name in `folder` as long as the block runs, or the process lives."""
     while True:
-        lock = folder / f"{secrets.token_hex(8)}.lock"
+        lock = folder / f"{os.urandom(8).hex()}.lock"
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             _flock(descriptor)
@@ -199,6 +198,8 @@ def _flock(descriptor: int) -> None:
 
 
 def _remove(folder: Path) -> None:
+    import shutil
+
     if not folder.exists():
         return
     for path in [folder, *folder.rglob("*")]:

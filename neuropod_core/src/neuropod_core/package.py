@@ -10,7 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from neuropod_core import test_data
 from neuropod_core._cache import Cache, default_root, private_folder, remove_tree
@@ -294,18 +293,22 @@ def _local_path(source: str | os.PathLike[str]) -> Path:
     text: object = os.fspath(source)
     if not isinstance(text, str) or "\0" in text or not text:
         raise PackageNotFoundError("the place of a package is a path or a URL", at=repr(text))
-    try:
-        scheme = urlsplit(text).scheme if "://" in text else ""
-    except ValueError as error:
-        raise PackageNotFoundError(f"is no URL: {error}", at=repr(text)) from error
-    if scheme == "file":
-        text = unquote(urlsplit(text).path)
-    elif scheme in ("http", "https", "grpc", "grpcs"):
-        raise PackageError(f"{scheme}:// names a server, not a package", at=text, remedy="download the package first")
-    elif scheme:
-        raise PackageError(f"packages are not read from {scheme}://", at=text, remedy="download the package first")
-    path = Path(text)
+    path = Path(_path_of_url(text) if "://" in text else text)
     try:
         return path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise PackageNotFoundError("there is no package", at=str(path), remedy="check the path") from error
+
+
+def _path_of_url(url: str) -> str:
+    from urllib.parse import unquote, urlsplit
+
+    try:
+        scheme, _, path, _, _ = urlsplit(url)
+    except ValueError as error:
+        raise PackageNotFoundError(f"is no URL: {error}", at=repr(url)) from error
+    if scheme in ("http", "https", "grpc", "grpcs"):
+        raise PackageError(f"{scheme}:// names a server, not a package", at=url, remedy="download the package first")
+    if scheme not in ("file", ""):
+        raise PackageError(f"packages are not read from {scheme}://", at=url, remedy="download the package first")
+    return unquote(path) if scheme else url

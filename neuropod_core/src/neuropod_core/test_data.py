@@ -29,7 +29,6 @@ import numpy as np
 from neuropod_core._elements import MOST_DIMENSIONS, MalformedError, checked_shape, element_count, numbers, texts
 from neuropod_core._json import parse_object
 from neuropod_core._pickled_arrays import Rebuilder
-from neuropod_core._pickles import load
 from neuropod_core.backend import Array
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import PackageFormatError, PackagingError, shown
@@ -331,6 +330,8 @@ def decode_pickle(data: bytes, at: str) -> TestData:
     PackageFormatError
         If it holds anything but the arrays of ``{"test_input": {...}, "test_output": {...}}``.
     """
+    from neuropod_core._pickles import load  # Needed for packages of the original only.
+
     with _located(at):
         content = load(data)
         if not isinstance(content, dict) or set(content) != {"test_input", "test_output"}:
