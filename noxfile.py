@@ -14,10 +14,11 @@ ROOT = Path(__file__).parent
 CORE = Path("neuropod_core")
 PLUGINS = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("plugins/*/pyproject.toml"))
 DISTRIBUTIONS = [CORE, *PLUGINS]
+EXAMPLES = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("examples/*/pyproject.toml"))  # Never released.
 PINS = Path("constraints") / f"py{sys.version_info.major}{sys.version_info.minor}.txt"
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
 # Rivals that provide one module; ml_dtypes comes with the core's extra [bfloat16] for those who want it.
-RIVALS = "onnxruntime-gpu=onnxruntime,tensorflow-cpu=tensorflow"
+RIVALS = "onnxruntime-gpu=onnxruntime,tensorflow-cpu=tensorflow,xgboost-cpu=xgboost"
 DEPTRY = ["--package-module-name-map", RIVALS, "--per-rule-ignores", "DEP001=ml_dtypes,DEP003=ml_dtypes"]
 
 nox.needs_version = ">=2025.2.9"
@@ -87,8 +88,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *(["--fix"] if fix else []))
     session.run("ruff", "format", *([] if fix else ["--diff"]))
     session.run("codespell")
-    session.run("validate-pyproject", *(f"{folder}/pyproject.toml" for folder in (".", *DISTRIBUTIONS)))
-    for distribution in DISTRIBUTIONS:
+    session.run("validate-pyproject", *(f"{folder}/pyproject.toml" for folder in (".", *DISTRIBUTIONS, *EXAMPLES)))
+    for distribution in (*DISTRIBUTIONS, *EXAMPLES):
         with session.chdir(distribution):
             session.run("deptry", *DEPTRY, "src", silent=True)
 
@@ -139,7 +140,12 @@ def bench(session: nox.Session) -> None:
 def pins(session: nox.Session) -> None:
     """Write the constraint files anew from the ranges that the distributions and tools declare."""
     install(session, "uv")
-    wanted = [*map(with_extras, DISTRIBUTIONS), *(line for group in GROUPS.values() for line in group), "nox", "uv"]
+    wanted = [
+        *map(with_extras, (*DISTRIBUTIONS, *EXAMPLES)),
+        *(line for group in GROUPS.values() for line in group),
+        "nox",
+        "uv",
+    ]
     for path in sorted(ROOT.glob("constraints/py*.txt")):
         write_pins(session, wanted, path)
 
