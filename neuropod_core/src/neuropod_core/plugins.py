@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -47,6 +48,7 @@ __all__ = [
 BLOCKED_VARIABLE = "NEUROPOD_BLOCKED_PLUGINS"
 """Environment variable: names of distributions, separated by commas, whose plugins are not used."""
 
+_SPACED_OPERATOR = re.compile(r"([<>=~^])\s+")  # npm takes ">= 2", the library that reads ranges does not.
 _FIRST_PARTY = {"torchscript": "torch", "tensorflow": "tf", "onnx": "onnx", "python": "python"}
 
 _logger = logging.getLogger("neuropod")
@@ -111,7 +113,7 @@ def backend_for(platform: str, distribution: str | None = None) -> Backend:
     PluginBlockedError, PluginError
         If the one that does cannot be used.
     """
-    claims = [plugin for plugin in _claims(platform) if _is_from(plugin, distribution)]
+    claims = [plugin for plugin in dict.fromkeys(_claims(platform)) if _is_from(plugin, distribution)]
     usable = [plugin for plugin in claims if not plugin.blocked_by] or claims
     match usable:
         case []:
@@ -203,11 +205,18 @@ def _claims(platform: str | None = None) -> Iterable[Plugin]:
 
     for entry in metadata.entry_points(group=hookspecs.BACKENDS_GROUP):
         if platform in (None, entry.name) and entry.name not in _registered:
-            name, version = (entry.dist.name, entry.dist.version) if entry.dist else ("an unknown distribution", "")
+            name, version = _origin(entry)
             yield Plugin(entry.name, name, version, entry.value)
     for name, (plugin, _) in _registered.items():
         if platform in (None, name):
             yield plugin
+
+
+def _origin(entry: metadata.EntryPoint) -> tuple[str, str]:
+    """Give name and version of the distribution; what an uninstallation left behind may have neither."""
+    facts: Any = entry.dist.metadata if entry.dist else {}
+    name, version = (facts.get(key, "") for key in ("Name", "Version"))
+    return name or "an unknown distribution", version
 
 
 def _imported(plugin: Plugin) -> object:
@@ -310,7 +319,7 @@ def _in_npm_range(version: str, version_range: str, asked_by: str) -> bool:
     from semantic_version import NpmSpec, Version
 
     try:
-        spec = NpmSpec(version_range)
+        spec = NpmSpec(_SPACED_OPERATOR.sub(r"\1", version_range))
     except (ValueError, AttributeError):  # The parser looks into matches that it did not find, such as in 'a - b'.
         what = f"platform_version_semver {shown(version_range)} is no npm-style version range"
         raise PackageFormatError(what, at=asked_by, remedy="write it like '>=2.1 <3' or '2.x'") from None
