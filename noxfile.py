@@ -20,7 +20,14 @@ PINS = Path("constraints") / f"py{sys.version_info.major}{sys.version_info.minor
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
 # Rivals that provide one module; ml_dtypes comes with the core's extra [bfloat16] for those who want it.
 RIVALS = "onnxruntime-gpu=onnxruntime,tensorflow-cpu=tensorflow,xgboost-cpu=xgboost"
-DEPTRY = ["--package-module-name-map", RIVALS, "--per-rule-ignores", "DEP001=ml_dtypes,DEP003=ml_dtypes"]
+DEPTRY = [
+    "--package-module-name-map",
+    RIVALS,
+    "--per-rule-ignores",
+    "DEP001=ml_dtypes,DEP003=ml_dtypes",
+    "--optional-dependencies-dev-groups",
+    "test",
+]
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"  # pip inside: uv takes the CUDA build of torch.
