@@ -1,7 +1,8 @@
 """Build wheels of old and new for pip to choose from: ``python .ci/wheels.py FOLDER KIND:DISTRIBUTION...``.
 
 KIND is ``this`` (the checkout as it is), ``next`` (the checkout with its minor version raised, in a copy), or ``first``
-(the first release, frozen in ``tests/skew/first/``; before there is one, the checkout as it is).
+(the first release, frozen in ``tests/skew/first/``; before there is one, the checkout as it is). With the constraints
+of ``versions.txt`` beside the wheels, pip takes no others.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ FROZEN = ROOT / "tests" / "skew" / "first"
 
 
 def main(folder: Path, wanted: list[str]) -> None:
-    """Fill a folder with wheels, and with nothing else."""
+    """Fill a folder with wheels, and with the constraints that name them."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for kind, _, distribution in (word.partition(":") for word in wanted):
         {"this": build, "next": build_next, "first": take_first}[kind](ROOT / distribution, folder)
+    pins = sorted("==".join(wheel.name.split("-")[:2]) for wheel in folder.glob("*.whl"))
+    (folder / "versions.txt").write_text("\n".join(pins) + "\n")
 
 
 def build(distribution: Path, folder: Path) -> None:
