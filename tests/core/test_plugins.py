@@ -278,6 +278,14 @@ def test_packagers_are_listed_and_importable(install: Callable[..., None]) -> No
         packagers.create_nothing  # noqa: B018 - asking is the test
 
 
+def test_observers_of_one_name_all_watch(install: Callable[..., None]) -> None:
+    for name in ("first", "second"):
+        install(name, "", platforms=("metrics",), group="observers")
+    plugins.observers.cache_clear()
+
+    assert {"plugin_first", "plugin_second"} <= {name for name, _ in plugins.observers().list_name_plugin()}
+
+
 def test_a_broken_observer_is_logged_and_dropped(
     install: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:

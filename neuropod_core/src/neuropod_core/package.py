@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from neuropod_core import test_data
-from neuropod_core._cache import Cache, default_root, private_folder
+from neuropod_core._cache import CACHE_VARIABLE, Cache, default_root, private_folder
 from neuropod_core._containers import Container, Folder, archive_digest, changed, open_container
 from neuropod_core._json import parse_object
 from neuropod_core.config import Config, Manifest
@@ -255,7 +255,8 @@ class Package:
             content = self._unpack_into(cache)
         except OSError as error:
             if self._cache_dir is not None:
-                raise PackageError(f"the cache cannot be written: {error}", at=str(self._cache_dir)) from error
+                remedy = "make room, or choose another cache_dir"
+                raise PackageError(f"the cache cannot be written: {error}", str(self._cache_dir), remedy) from error
             return self._unpacked_privately()
         return content
 
@@ -274,7 +275,8 @@ class Package:
             folder = private_folder(self)
             self.unpack(folder)
         except OSError as error:
-            raise PackageError(f"cannot be unpacked: {error}", at=str(self.path)) from error
+            remedy = f"make room, or let {CACHE_VARIABLE} name a folder that has some"
+            raise PackageError(f"cannot be unpacked: {error}", at=str(self.path), remedy=remedy) from error
         return folder
 
     def _content_key(self) -> str:

@@ -185,7 +185,7 @@ def observers() -> pluggy.PluginManager:
 
 def _add_observer(manager: pluggy.PluginManager, entry: metadata.EntryPoint) -> None:
     try:
-        manager.register(entry.load(), name=entry.name)
+        manager.register(entry.load())  # By its own name: two distributions may call theirs the same.
     except Exception:  # An observer may raise anything; the model it would watch must load.
         _logger.exception("observer %r cannot be used", entry.name)
 
