@@ -141,6 +141,17 @@ def test_a_blocked_rival_is_no_rival(install: Callable[..., None], monkeypatch: 
     assert type(plugins.backend_for("made")).__module__ == "plugin_other"
 
 
+def test_rivals_that_are_all_blocked_are_no_conflict(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("one")
+    install("other")
+    monkeypatch.setenv(plugins.BLOCKED_VARIABLE, "one,other")
+
+    with pytest.raises(PluginBlockedError, match="plugin one 1.2 is blocked by the environment variable"):
+        plugins.backend_for("made")
+
+
 def test_a_blocked_plugin_is_named(install: Callable[..., None]) -> None:
     install("one")
     plugins.block("One")

@@ -111,6 +111,8 @@ class Package:
         ------
         PackageIntegrityError
             If a file is not what the manifest says.
+        PackageError
+            If there is no room to unpack it.
         """
         if self._folder is None:
             in_place = isinstance(self._container, Folder)
