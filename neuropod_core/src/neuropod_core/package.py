@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -27,6 +28,8 @@ __all__ = ["Package"]
 
 CONFIG, MANIFEST = "config.json", "manifest.json"
 VARIANT = "0"
+
+_logger = logging.getLogger("neuropod")
 
 _DECODERS = {test_data.FILE_NAME: test_data.decode, test_data.PICKLE_FILE_NAME: test_data.decode_pickle}
 
@@ -259,6 +262,9 @@ class Package:
             if self._cache_dir is not None:
                 remedy = "make room, or choose another cache_dir"
                 raise PackageError(f"the cache cannot be written: {error}", str(self._cache_dir), remedy) from error
+            _logger.warning(
+                "%s is unpacked for this model alone: the cache cannot be written: %s", self.path, str(error)
+            )
             return self._unpacked_privately()
         return content
 
