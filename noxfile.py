@@ -14,11 +14,20 @@ ROOT = Path(__file__).parent
 CORE = Path("neuropod_core")
 PLUGINS = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("plugins/*/pyproject.toml"))
 DISTRIBUTIONS = [CORE, *PLUGINS]
+EXAMPLES = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("examples/*/pyproject.toml"))  # Never released.
+ECHO = Path("examples/neuropod_echo")  # The plugin of the tutorial; the site's examples run on it.
 PINS = Path("constraints") / f"py{sys.version_info.major}{sys.version_info.minor}.txt"
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
 # Rivals that provide one module; ml_dtypes comes with the core's extra [bfloat16] for those who want it.
-RIVALS = "onnxruntime-gpu=onnxruntime,tensorflow-cpu=tensorflow"
-DEPTRY = ["--package-module-name-map", RIVALS, "--per-rule-ignores", "DEP001=ml_dtypes,DEP003=ml_dtypes"]
+RIVALS = "onnxruntime-gpu=onnxruntime,tensorflow-cpu=tensorflow,xgboost-cpu=xgboost"
+DEPTRY = [
+    "--package-module-name-map",
+    RIVALS,
+    "--per-rule-ignores",
+    "DEP001=ml_dtypes,DEP003=ml_dtypes",
+    "--optional-dependencies-dev-groups",
+    "test",
+]
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "virtualenv"  # pip inside: uv takes the CUDA build of torch.
@@ -34,7 +43,7 @@ def install(session: nox.Session, *requirements: str) -> None:
 def with_extras(distribution: Path) -> str:
     """Name a distribution with everything that runs on a CPU."""
     metadata = nox.project.load_toml(ROOT / distribution / "pyproject.toml")["project"]
-    extras = sorted(set(metadata.get("optional-dependencies", ())) - {"gpu"})
+    extras = sorted(set(metadata.get("optional-dependencies", ())) - {"gpu", "test"})
     return f"./{distribution}" + (f"[{','.join(extras)}]" if extras else "")
 
 
@@ -72,7 +81,8 @@ def tests(session: nox.Session) -> None:
 def dev(session: nox.Session) -> None:
     """Install every distribution editable, with all frameworks and tools, into .venv."""
     python = ".venv/bin/python"
-    editable = [argument for distribution in DISTRIBUTIONS for argument in ("--editable", with_extras(distribution))]
+    wanted = [*map(with_extras, DISTRIBUTIONS), f"./{ECHO}"]
+    editable = [argument for distribution in wanted for argument in ("--editable", distribution)]
     tools = [requirement for group in GROUPS.values() for requirement in group]
     session.run(sys.executable, "-m", "venv", ".venv")
     session.run(python, "-m", "pip", "install", "--quiet", "--upgrade", "pip")
@@ -87,8 +97,8 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *(["--fix"] if fix else []))
     session.run("ruff", "format", *([] if fix else ["--diff"]))
     session.run("codespell")
-    session.run("validate-pyproject", *(f"{folder}/pyproject.toml" for folder in (".", *DISTRIBUTIONS)))
-    for distribution in DISTRIBUTIONS:
+    session.run("validate-pyproject", *(f"{folder}/pyproject.toml" for folder in (".", *DISTRIBUTIONS, *EXAMPLES)))
+    for distribution in (*DISTRIBUTIONS, *EXAMPLES):
         with session.chdir(distribution):
             session.run("deptry", *DEPTRY, "src", silent=True)
 
@@ -110,11 +120,12 @@ def layers(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Run the examples in the core's docstrings and follow the relative links of every Markdown file."""
-    install(session, *GROUPS["test"], with_extras(CORE))
+    """Build the site, run the examples in the core's docstrings, follow the links of every Markdown file."""
+    install(session, *GROUPS["docs"], *GROUPS["test"], with_extras(CORE))
     session.run("pytest", "--doctest-modules", "--pyargs", "neuropod_core")
     if broken := sorted(broken_links()):
         session.error("broken links:\n" + "\n".join(broken))
+    session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 def broken_links() -> Iterator[str]:
@@ -122,7 +133,8 @@ def broken_links() -> Iterator[str]:
     listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, check=True, capture_output=True, text=True)
     for name in listed.stdout.split():
         page = ROOT / name
-        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        prose = re.sub(r"(?ms)^ *```.*?^ *```$", "", page.read_text())
+        for target in re.findall(r"\]\(([^)\s]+)\)", prose):
             file, _, _ = target.partition("#")
             if file and ":" not in file and not (page.parent / file).exists():
                 yield f"{name}: {target}"
@@ -139,7 +151,12 @@ def bench(session: nox.Session) -> None:
 def pins(session: nox.Session) -> None:
     """Write the constraint files anew from the ranges that the distributions and tools declare."""
     install(session, "uv")
-    wanted = [*map(with_extras, DISTRIBUTIONS), *(line for group in GROUPS.values() for line in group), "nox", "uv"]
+    wanted = [
+        *map(with_extras, (*DISTRIBUTIONS, *EXAMPLES)),
+        *(line for group in GROUPS.values() for line in group),
+        "nox",
+        "uv",
+    ]
     for path in sorted(ROOT.glob("constraints/py*.txt")):
         write_pins(session, wanted, path)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 
 from report import NEUROPOD, Row, added
 from timing import Effort
@@ -38,8 +40,10 @@ _TITLES = ("import neuropod_core", "from neuropod_core import load_neuropod", ".
 
 def measure(effort: Effort) -> list[Row]:
     """Measure each statement in turn, again and again."""
-    rounds = [[_once(statement) for statement in _STATEMENTS] for _ in range(effort.repetitions + 1)]
-    warm = rounds[1:]  # The first one may write byte code.
+    with tempfile.TemporaryDirectory(prefix="neuropod-bench-") as byte_code:
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": byte_code}
+        rounds = [[_once(statement, environment) for statement in _STATEMENTS] for _ in range(effort.repetitions + 1)]
+    warm = rounds[1:]  # The first one compiled everything, as an installation does.
     return [_row(title, [round_[place] for round_ in warm]) for place, title in enumerate(_TITLES)]
 
 
@@ -48,9 +52,10 @@ def _row(title: str, samples: list[tuple[float, float]]) -> Row:
     return added(SUITE, title, figures, fixed=MAY_ADD_MS if "descriptors" not in title else None, unit="ms")
 
 
-def _once(statement: str) -> tuple[float, float]:
+def _once(statement: str, environment: dict[str, str]) -> tuple[float, float]:
     script = _SCRIPT.format(statement=statement, frameworks=FRAMEWORKS)
-    finished = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)  # noqa: S603
+    command = [sys.executable, "-c", script]
+    finished = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)  # noqa: S603
     numpy_ms, all_ms, loaded = json.loads(finished.stdout)
     if loaded:
         raise RuntimeError(f"{statement!r} imported {', '.join(loaded)}")

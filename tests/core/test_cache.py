@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from neuropod_core import Package, load_neuropod
@@ -82,6 +87,103 @@ def test_only_the_owner_reads_the_cache(tmp_path: Path) -> None:
     Cache(tmp_path / "shared").add("key", fill)
 
     assert stat.S_IMODE((tmp_path / "shared/v1").stat().st_mode) == 0o700
+
+
+def test_content_that_another_opener_published_stays_in_its_place(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    published: list[tuple[Path, int]] = []
+
+    def fill_late(folder: Path) -> None:
+        fill(folder)
+        first = cache.add("key", fill)
+        published.append((first, first.stat().st_ino))
+
+    assert cache.add("key", fill_late) == published[0][0]
+    assert published[0][0].stat().st_ino == published[0][1]
+
+
+def test_many_openers_of_damaged_content_agree(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    (cache.add("key", fill) / "a").unlink()
+    ready = threading.Barrier(8)
+
+    def add(_: int) -> int:
+        ready.wait()
+        content = cache.add("key", fill)
+        assert (content / "a").read_bytes() == b"content"
+        return (content / "a").stat().st_ino
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(add, range(8)))) == 1
+
+
+def test_a_file_system_without_locks_is_done_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    cache = Cache(tmp_path)
+    (tmp_path / "v1/unpacking").mkdir(parents=True)
+    (tmp_path / "v1/unpacking/other.lock").touch()
+
+    assert (cache.add("key", fill) / "a").read_bytes() == b"content"
+    assert [path.name for path in (tmp_path / "v1/unpacking").iterdir()] == ["other.lock"], "it may be in use"
+
+
+@pytest.mark.parametrize(("ago_ns", "kept"), [(2 * 10**9, False), (4 * 10**9, True)], ids=["too young", "settled"])
+def test_a_time_in_whole_seconds_settles_later(ago_ns: int, kept: bool, tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    now_s = time.time_ns() // 10**9
+
+    cache.remember(tmp_path / "m", "stamp", "key", now_s * 10**9 - ago_ns + 10**9)
+
+    assert (cache.key_of(tmp_path / "m", "stamp") == "key") is kept
+
+
+@pytest.mark.parametrize("home", [Path("~/.cache/neuropod"), None], ids=["unknown", "refused"])
+def test_a_user_without_a_home_has_no_cache(
+    home: Path | None, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def user_cache_path(*_: object, **__: object) -> Path:
+        if home is None:
+            raise RuntimeError("could not determine the home directory")
+        return home
+
+    path = write(tmp_path / "m.neuropod")
+    monkeypatch.setattr(platformdirs, "user_cache_path", user_cache_path)
+    monkeypatch.delenv("NEUROPOD_CACHE_DIR")
+    monkeypatch.chdir(tmp_path)
+
+    with Package.open(path) as opened:
+        assert (opened.folder() / "config.json").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_relative_cache_gives_absolute_folders(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "m.neuropod")
+    monkeypatch.chdir(tmp_path)
+
+    with Package.open(path, cache_dir="relative") as opened:
+        assert opened.folder().is_relative_to(tmp_path / "relative")
+
+
+def test_a_forked_child_leaves_the_private_folder_of_its_parent(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "m.neuropod")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NEUROPOD_CACHE_DIR", str(tmp_path / "file"))
+    run = (
+        "import os, sys, neuropod_core\n"
+        "with neuropod_core.Package.open(sys.argv[1]) as opened: folder = opened.folder()\n"
+        "if not os.fork(): sys.exit()\n"
+        "os.wait()\n"
+        "print(folder.exists())"
+    )
+
+    there = subprocess.run([sys.executable, "-c", run, path], check=True, capture_output=True, text=True).stdout
+
+    assert there == "True\n"
 
 
 def test_a_failed_filling_leaves_nothing(tmp_path: Path) -> None:

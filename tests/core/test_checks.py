@@ -222,6 +222,18 @@ def test_cast_is_one_of_three() -> None:
         input_check(PAIR, "always")  # type: ignore[arg-type]  # on purpose
 
 
+def test_a_problem_too_large_to_compile_is_checked_all_the_same() -> None:
+    names = [f"x{place}" for place in range(4000)]
+    problem = Problem.of(dict.fromkeys(names, "int8[N, M]"), {})
+    inputs = dict.fromkeys(names, np.zeros((2, 3), np.int8))
+
+    check = input_check(problem)
+
+    assert check(inputs)[1] == (2, 3)
+    with pytest.raises(TensorMismatchError, match="with N=2, M=3, got int8\\[2, 4\\] - at inputs.x7"):
+        check({**inputs, "x7": np.zeros((2, 4), np.int8)})
+
+
 def test_names_of_a_package_do_not_reach_the_generated_code() -> None:
     name = 'x"]; raise SystemExit; ["'
     problem = Problem.of([TensorSpec(name, "int8", ("__import__('os')",))], {})

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuropod_core import PackageError, PackageFormatError, PackageLimitError, Problem, TensorSpec
+from neuropod_core import PackageError, PackageFormatError, PackageLimitError, Problem, SpecError, TensorSpec
 from neuropod_core.config import Config, Manifest
 from neuropod_core.testing import problems
 
@@ -127,6 +127,16 @@ def test_a_wrong_declaration_is_named(changes: dict[str, Any], message: str) -> 
 def test_what_is_no_json_object_is_named(data: bytes) -> None:
     with pytest.raises(PackageFormatError, match="config.json"):
         Config.from_bytes(data)
+
+
+def test_a_flood_of_tensors_is_refused() -> None:
+    specs = [{"name": f"x{place}", "dtype": "int8", "shape": []} for place in range(4097)]
+    content = json.dumps({"name": "m", "platform": "p", "input_spec": specs, "output_spec": []}).encode()
+
+    with pytest.raises(PackageLimitError, match="at most 4096 tensors are read, this has 4097 - at .*input_spec"):
+        Config.from_bytes(content)
+    with pytest.raises(SpecError, match="at most 4096 inputs, not 4097"):
+        Problem.of(specs, [])
 
 
 @pytest.mark.parametrize("depth", [33, 500, 100_000])

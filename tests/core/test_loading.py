@@ -48,6 +48,7 @@ def test_a_model_shows_what_it_is(path: Path, calc: Any) -> None:
         ({"trust": "all"}, OptionError, "no trust class"),
         ({"device": "cuda"}, DeviceError, "runs on cpu, not on 'cuda'; pass device='cpu'"),
         ({"device": "cpu:x"}, DeviceError, "'cpu:x' is no device"),
+        ({"device": "auto:1"}, DeviceError, "'auto:1' is no device"),
         ({"device": None}, DeviceError, "not on None"),
         ({"options": {"speed": 3}}, OptionError, "no option 'speed' \\(options: delay\\)"),
         ({"cast": "always"}, OptionError, "'always'"),

@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 
 from neuropod_core import (
+    Executor,
     InferenceError,
     ModelClosedError,
+    Names,
+    OptionError,
     PackageError,
     PackageIntegrityError,
     ResultMismatchError,
     TensorMismatchError,
+    Tensors,
     load_neuropod,
 )
+from neuropod_core.placement._in_process import Serial
 
 Write = Callable[..., Path]
 
@@ -92,6 +97,27 @@ def test_an_executor_that_is_not_safe_is_called_by_one_thread_at_a_time(path: Pa
     assert all(most)
 
 
+class Single(Executor):
+    """Takes one call at a time, and none after it was closed."""
+
+    closed = False
+
+    def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
+        assert not self.closed
+        return inputs
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_call_that_waited_for_its_turn_while_the_model_was_closed_says_so() -> None:
+    executor = Serial(Single())
+    executor.close()
+
+    with pytest.raises(ModelClosedError, match="the model is closed"):
+        executor.infer({})
+
+
 def test_closing_frees_the_executor_and_is_harmless_again(path: Path, calc: Any, x: np.ndarray) -> None:
     model = load_neuropod(path)
     executor = weakref.ref(calc.executors.pop())
@@ -130,6 +156,21 @@ def test_warm_up_runs_once_on_zeros_or_on_the_test_data(write: Write, tmp_path: 
             model.warm_up(sizes)
 
     assert shapes == [(1, 1), (4, 1), (2, 3), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"Q": 2}, "no symbols \\['Q'\\] - at sizes"),
+        ({"N": -1}, "no array has such lengths"),
+        ({"N": "many"}, "no array has such lengths"),
+        ({"N": 2**62}, "no array has such lengths"),
+    ],
+    ids=str,
+)
+def test_warm_up_names_sizes_that_cannot_be(sizes: Any, message: str, path: Path) -> None:
+    with load_neuropod(path) as model, pytest.raises(OptionError, match=message):
+        model.warm_up(sizes)
 
 
 def test_test_runs_the_packaged_data(write: Write, tmp_path: Path, calc: Any, x: np.ndarray) -> None:

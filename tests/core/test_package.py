@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +66,7 @@ def test_a_file_url_is_taken(package: Path) -> None:
         assert opened.path == package
 
 
-@pytest.mark.parametrize("source", ["http://host/m", "https://host/m", "grpc://host", "s3://bucket/m"])
+@pytest.mark.parametrize("source", ["http://host/m", "https://host/m", "grpc://host", "s3://bucket/m", "file://host/m"])
 def test_other_urls_are_refused(source: str) -> None:
     with pytest.raises(PackageError, match=source.partition(":")[0]):
         Package.open(source)
@@ -112,11 +114,53 @@ def test_a_changed_archive_is_found(known: bool, write: Write, tmp_path: Path) -
     assert not list((tmp_path / "cache").rglob("unpacking/*"))
 
 
+class Pipe(io.RawIOBase):
+    """Takes bytes and cannot go back, so that sizes follow the content."""
+
+    def __init__(self) -> None:
+        self.written = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.written += data
+        return len(data)
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_archive_that_was_streamed_is_read(compression: int, zip64: bool, write: Write, tmp_path: Path) -> None:
+    path, pipe = write(tmp_path / "m.neuropod"), Pipe()
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(pipe, "w", compression) as target:
+        target.writestr("0/", b"")
+        for name in source.namelist():
+            with target.open(name, "w", force_zip64=zip64) as file:
+                file.write(source.read(name))
+    path.write_bytes(pipe.written)
+
+    assert (unpacked(path) / "0/data/model.json").is_file()
+
+
+def test_a_name_in_utf8_that_does_not_say_so_is_read(tmp_path: Path) -> None:
+    """Info-ZIP's `zip` writes names as the file system has them, with no flag."""
+    name = "0/data/naïve ü.txt"
+    path = zipped(tmp_path / "m.neuropod", {"config.json": CONFIG, name: b"x"})
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        flags = [archive.getinfo(name).header_offset + 6, content.rindex(b"PK\1\2") + 8]
+    for at in flags:
+        content[at : at + 2] = bytes(2)
+    path.write_bytes(content)
+
+    assert (unpacked(path) / name).read_bytes() == b"x"
+
+
 def test_a_file_that_the_manifest_omits_is_found(write: Write, tmp_path: Path) -> None:
     path = write(tmp_path / "m.neuropod", package_as_zip=False)
     (path / "0/extra").write_text("more")
 
-    refused(path, PackageIntegrityError, "0/extra")
+    refused(path, PackageIntegrityError, "got one more - at .*0/extra; remove it")
 
 
 def test_a_lost_file_is_found(write: Write, tmp_path: Path) -> None:
@@ -130,6 +174,18 @@ def test_a_package_without_manifest_is_read(tmp_path: Path) -> None:
     with Package.open(zipped(tmp_path / "m.neuropod", {"config.json": CONFIG, "0/data/a": b"a"})) as opened:
         assert opened.manifest is None
         assert (opened.folder() / "0/data/a").read_bytes() == b"a"
+
+
+def test_an_archive_that_was_replaced_lends_its_name_to_nothing(tmp_path: Path) -> None:
+    """Without a manifest, the key of the cache is the hash of the archive: of the one that is unpacked."""
+    path = zipped(tmp_path / "m.neuropod", {"config.json": CONFIG, "0/data": b"old"})
+    other = zipped(tmp_path / "other.neuropod", {"config.json": CONFIG, "0/data": b"new"})
+    with Package.open(path) as opened:
+        other.replace(path)
+        with pytest.raises(PackageIntegrityError, match="one that was changed since"):
+            opened.folder()
+
+    assert (unpacked(path) / "0/data").read_bytes() == b"new"
 
 
 def test_a_custom_op_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -117,6 +117,22 @@ def test_rivals_are_named_and_one_can_be_chosen(install: Callable[..., None]) ->
         plugins.backend_for("made", "third")
 
 
+def test_a_claim_made_twice_is_no_rival(install: Callable[..., None]) -> None:
+    install("one", platforms=("made", "made"))
+
+    assert plugins.backend_for("made").descriptor.platform == "made"
+
+
+def test_what_an_uninstallation_left_behind_breaks_nothing_else(install: Callable[..., None], tmp_path: Path) -> None:
+    install("one")
+    install("left", platforms=("other",))
+    (tmp_path / "site/left-1.2.dist-info/METADATA").unlink()
+
+    assert plugins.backend_for("made").descriptor.platform == "made"
+    assert "an unknown distribution" in map(str, plugins.installed())
+    assert plugins.backend_for("other").descriptor.platform == "other"
+
+
 def test_a_blocked_rival_is_no_rival(install: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     install("one")
     install("other")
@@ -217,6 +233,7 @@ def test_a_hook_of_the_wrong_signature_is_refused(install: Callable[..., None]) 
         ("^1.26", True),
         (">=1.0.0-rc1", True),
         ("1.0 || >1.2", True),
+        (">= 1.2 < 3 || > 4", True),
     ],
 )
 def test_framework_versions_follow_npm_ranges(version_range: str, fits: bool) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 
@@ -34,6 +35,7 @@ def test_spec_holds_its_values() -> None:
 
     assert (spec.dtype, spec.shape, spec.symbols) == (DType.FLOAT32, ("N", 3, None), ("N",))
     assert str(spec) == "image: float32[N, 3, ?]"
+    assert type(TensorSpec("x", "int8", (np.int64(3),)).shape[0]) is int
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,11 @@ def test_spec_refuses_what_cannot_be(fields: dict[str, Any], message: str) -> No
 def test_notation_is_strict(text: str) -> None:
     with pytest.raises(SpecError):
         TensorSpec.parse(text, "x")
+
+
+def test_problem_is_made_of_specs() -> None:
+    with pytest.raises(SpecError, match="made of TensorSpec objects, not 'x' - at inputs; use Problem.of"):
+        Problem({"x": "float32[N]"}, {})  # type: ignore[arg-type]  # an easy slip
 
 
 def test_problem_refuses_a_name_twice() -> None:

@@ -48,3 +48,8 @@ def test_author_imports_public_names_only(author: Path) -> None:
     imported = {(file.name, name) for file in author.rglob("*.py") for name in imported_from_core(file.read_text())}
 
     assert {(file, name) for file, name in imported if is_private(name)} == set()
+
+
+@pytest.mark.parametrize("example", sorted(ROOT.glob("examples/neuropod_*/src")), ids=lambda path: path.parent.name)
+def test_an_example_fits_on_a_few_pages(example: Path) -> None:
+    assert sum(len(file.read_text().splitlines()) for file in example.rglob("*.py")) < 150

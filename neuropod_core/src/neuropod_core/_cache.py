@@ -3,6 +3,7 @@
 ::
 
     <root>/v1/index/<sha256 of a source's path>.json     its stamp, and the key of its content
+    <root>/v1/packages/.lock                             held while an entry comes, or replaces a damaged one
     <root>/v1/packages/<key>/content/...                 the files, read-only
     <root>/v1/packages/<key>/record.json                 their sizes and times, to notice when one was changed or lost
     <root>/v1/unpacking/<random>, <random>.lock          work under way; the lock dies with its process
@@ -17,26 +18,34 @@ import contextlib
 import json
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from neuropod_core.errors import PackageError
-
 CACHE_VARIABLE = "NEUROPOD_CACHE_DIR"
 
-_UNSETTLED_NS = 50_000_000  # A file written to within this time may change again without a new time stamp.
+_UNSETTLED_NS = 50_000_000  # A file written to within this time may change again without a new time stamp;
+_UNSETTLED_SECONDS_NS = 2_500_000_000  # on a file system that counts in seconds, or in pairs of them, within this.
 
 
 def default_root() -> Path:
-    """Give the folder of the cache: ``NEUROPOD_CACHE_DIR``, or the user's cache folder."""
+    """Give the folder of the cache: ``NEUROPOD_CACHE_DIR``, or the user's cache folder.
+
+    A user of a container may have no home: then it is a folder that cannot be, and nothing is kept.
+    """
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     from platformdirs import user_cache_path
 
-    return user_cache_path("neuropod", appauthor=False)
+    nowhere = Path(os.devnull, "neuropod")
+    try:
+        folder = user_cache_path("neuropod", appauthor=False)
+    except RuntimeError:
+        return nowhere
+    return folder if folder.is_absolute() else nowhere  # Older versions give "~/.cache".
 
 
 class Cache:
@@ -49,7 +58,7 @@ class Cache:
     """
 
     def __init__(self, root: Path) -> None:
-        base = self.folder = root / "v1"
+        base = self.folder = root.absolute() / "v1"
         self._index, self._packages, self._unpacking = base / "index", base / "packages", base / "unpacking"
 
     def key_of(self, source: Path, stamp: str) -> str | None:
@@ -59,7 +68,7 @@ class Cache:
 
     def remember(self, source: Path, stamp: str, key: str, newest_ns: int) -> None:
         """Write down that a source with this stamp was verified, unless it was written to a moment ago."""
-        if time.time_ns() - newest_ns < _UNSETTLED_NS:
+        if time.time_ns() - newest_ns < (_UNSETTLED_NS if newest_ns % 10**9 else _UNSETTLED_SECONDS_NS):
             return
         with contextlib.suppress(OSError):  # Not remembering costs time, nothing else.
             self._make(self._index)
@@ -91,15 +100,20 @@ class Cache:
     def _published(self, key: str, work: Path) -> Path:
         target = self._packages / key
         self._make(self._packages)
-        for _ in range(8):
-            if self.content(key) is not None:  # Another opener was faster.
-                return target
-            with contextlib.suppress(OSError):
-                target.rename(work / f"damaged-{os.urandom(4).hex()}")
-            with contextlib.suppress(OSError):
-                (work / "entry").rename(target)
-                return target
-        raise PackageError("the unpacked package cannot be moved into the cache", at=str(target))
+        # What another opener published meanwhile is in use by now: it must not be taken away, not even for a moment.
+        with _alone(self._packages / ".lock"):
+            if self.content(key) is None:
+                with contextlib.suppress(FileNotFoundError):
+                    target.rename(work / "damaged")
+                self._move(key, work / "entry", target)
+        return target
+
+    def _move(self, key: str, entry: Path, target: Path) -> None:
+        try:
+            entry.rename(target)
+        except OSError:
+            if self.content(key) is None:  # Else, where there are no locks, another was faster.
+                raise
 
     @contextmanager
     def _workplace(self) -> Iterator[Path]:
@@ -121,7 +135,7 @@ class Cache:
         packages = self._packages.iterdir() if self._packages.is_dir() else ()
         return [
             *(lock.with_suffix("") for lock in self._orphans() if lock.with_suffix("").exists()),
-            *(package for package in packages if self.content(package.name) is None),
+            *(package for package in packages if package.is_dir() and self.content(package.name) is None),
         ]
 
     def _remove_orphans(self) -> None:
@@ -136,8 +150,8 @@ class Cache:
             with contextlib.suppress(OSError):
                 descriptor = os.open(lock, os.O_RDWR)
                 try:
-                    _flock(descriptor)
-                    yield lock
+                    if _flock(descriptor):
+                        yield lock
                 finally:
                     os.close(descriptor)
 
@@ -145,11 +159,13 @@ class Cache:
         return self._index / f"{sha256(os.fsencode(source)).hexdigest()}.json"
 
 
-def private_folder() -> Path:
-    """Make a folder that nobody else sees, for where there is no cache; its user removes it."""
+def private_folder(owner: object) -> Path:
+    """Make a folder that nobody else sees, for where there is no cache; it is removed when `owner` is dropped."""
     import tempfile
 
-    return Path(tempfile.mkdtemp(prefix="neuropod-"))
+    folder = Path(tempfile.mkdtemp(prefix="neuropod-"))
+    weakref.finalize(owner, _remove_in, os.getpid(), folder)
+    return folder
 
 
 def remove_tree(folder: Path) -> None:
@@ -197,12 +213,9 @@ def _locked(folder: Path) -> Iterator[str]:
     while True:
         lock = folder / f"{os.urandom(8).hex()}.lock"
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            _flock(descriptor)
-            if os.fstat(descriptor).st_nlink:  # Else somebody took it for an orphan before it was locked.
-                break
-        except OSError:
-            pass
+        # Else somebody took it for an orphan before it was locked.
+        if _flock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+            break
         os.close(descriptor)
     try:
         yield lock.stem
@@ -212,12 +225,48 @@ def _locked(folder: Path) -> Iterator[str]:
         os.close(descriptor)
 
 
-def _flock(descriptor: int) -> None:
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Let one at a time into the block, where there are locks."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        held = _flock(descriptor, wait=True)
+        try:
+            yield
+        finally:
+            if held:  # Closing alone would leave it to a child that was forked meanwhile.
+                _unlock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, *, wait: bool = False) -> bool | None:
+    """Lock a file: True if that was done, False if another holds it, None on systems and file systems without locks.
+
+    Without locks nothing is taken for an orphan.
+    """
     try:
         import fcntl
-    except ImportError:  # Windows: nothing is taken for an orphan.
-        return
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:  # Windows.
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _unlock(descriptor: int) -> None:
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def _remove_in(process: int, folder: Path) -> None:
+    if os.getpid() == process:  # A forked child drops a copy of the owner, while the parent's is in use.
+        _remove(folder)
 
 
 def _remove(folder: Path) -> None:

@@ -117,7 +117,7 @@ class Archive(Container):
         if len(self._zip.infolist()) != count:  # Another reader would see another package.
             what = f"its end record counts {count} entries, there are {len(self._zip.infolist())}"
             raise PackageFormatError(f"is no sound zip archive: {what}", str(self.path))
-        self._entries = {entry.filename: entry for entry in self._checked_entries(limits)}
+        self._entries = {_entry_path(entry): entry for entry in self._checked_entries(limits)}
         _check_no_overlap(self._file, self._entries.values(), self._zip.start_dir, self.path)
         self.files = {name: entry.file_size for name, entry in sorted(self._entries.items())}
 
@@ -125,7 +125,7 @@ class Archive(Container):
         entries = self._zip.infolist()
         paths = _PathCheck(limits, self.path)
         for entry in entries:
-            paths.add(entry.orig_filename, folder=entry.is_dir())
+            paths.add(_entry_path(entry), folder=entry.is_dir())
             _check_entry(entry, self.path)
         unpacked, packed = (sum(getattr(entry, key) for entry in entries) for key in ("file_size", "compress_size"))
         _check_total(unpacked, limits, self.path)
@@ -248,8 +248,26 @@ def _pieces_of(path: Path, size: int, at: str) -> Iterator[bytes]:
 _END, _END64_LOCATOR, _END64, _LOCAL = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06", b"PK\x03\x04"
 _END_BYTES, _END64_BYTES, _LOCATOR_BYTES, _LOCAL_BYTES = 22, 56, 20, 30
 _LONGEST_COMMENT = 0xFFFF
-_ENCRYPTED = 0x1
+_ENCRYPTED, _UTF8 = 0x1, 0x800
 _ENTRY_BYTES = 46  # the least that an entry takes in the central directory (APPNOTE 4.3.12)
+
+
+def archive_digest(path: Path, stamp: str) -> str:
+    """Give the sha256 of an archive itself, which must still be the one of this stamp."""
+    digest = sha256()
+    with _zip_errors(path), path.open("rb") as source:
+        if _stamp([("", os.fstat(source.fileno()))]) != stamp:
+            raise changed(path)
+        while piece := source.read(_CHUNK_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def changed(path: Path) -> PackageIntegrityError:
+    """Make the error of a package that is not any more what it was when it was opened."""
+    return PackageIntegrityError(
+        str(path), "the package that was opened", "one that was changed since", "open it again"
+    )
 
 
 @contextmanager
@@ -302,6 +320,16 @@ def _end64(file: BinaryIO, locator: bytes, locator_at: int, path: Path) -> tuple
         raise PackageFormatError("is no sound zip archive: its zip64 record is missing", str(path))
     count, length, start = struct.unpack("<3Q", record[32:56])
     return count, length, start, at
+
+
+def _entry_path(entry: zipfile.ZipInfo) -> str:
+    """Give the name of an entry; Info-ZIP's `zip` writes UTF-8 without the flag that says so, `zipfile` reads CP437."""
+    if entry.flag_bits & _UTF8 or entry.orig_filename.isascii():
+        return entry.orig_filename
+    try:
+        return entry.orig_filename.encode("cp437").decode()
+    except UnicodeError:
+        return entry.orig_filename
 
 
 def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:

@@ -25,7 +25,7 @@ from neuropod_core.tensors import all_text, as_array, as_text, describe
 __all__ = ["Cast", "InputCheck", "OutputCheck", "Sizes", "input_check", "output_check"]
 
 Cast = Literal["no", "safe", "same_kind"]
-"""Whether a wrong element type is converted: never, where no value changes, or within a kind (float64 to float32)."""
+"""Whether a wrong element type is converted: never, where `numpy.can_cast` calls it safe, or within a kind."""
 
 Sizes = tuple[Any, ...]
 """The values of a problem's symbols in one call, in the order of `Problem`; None where no tensor bound one."""
@@ -157,7 +157,8 @@ def _converted(value: object, spec: TensorSpec, cast: Cast) -> Array:
     path = f"inputs.{spec.name}"
     array = as_array(value)
     if array is None:
-        remedy = f"pass a NumPy array, such as np.asarray(value, {spec.dtype.value!r})"
+        dtype = "object" if spec.dtype is DType.STRING else spec.dtype.value
+        remedy = f"pass a NumPy array, such as np.asarray(value, {dtype!r})"
         raise TensorMismatchError(path, spec.notation, describe(value), remedy)
     if spec.dtype is DType.STRING:
         return _text(path, array, spec)
@@ -214,12 +215,17 @@ def _agrees(dim: Dim, length: int, sizes: dict[str, int]) -> bool:
 
 # -- the straight-line half -------------------------------------------------------------------------------------------
 
+_MOST_CHECKS = 4096
+"""Types and lengths that are checked by generated code; it takes 0.1 ms for each to compile, so no more of them."""
+
 _Form = tuple[tuple[Dim, ...], bool, bool]  # the shape of a spec, whether it is optional, whether it holds text
 
 
 def _compiled(
     specs: tuple[TensorSpec, ...], symbols: tuple[str, ...], twin: Callable[..., Any], *, after: bool, some: bool
 ) -> Callable[..., Any]:
+    if sum(1 + len(spec.shape) for spec in specs) > _MOST_CHECKS:
+        return twin
     forms = tuple((spec.shape, spec.optional, spec.dtype is DType.STRING) for spec in specs)
     names: dict[str, Any] = {"ndarray": np.ndarray, "all_text": all_text, "twin": twin}
     for place, spec in enumerate(specs):

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from neuropod_core._json import dump, parse_object
-from neuropod_core.errors import PackageFormatError, SpecError, shown
-from neuropod_core.problem import Problem, TensorSpec
+from neuropod_core.errors import PackageFormatError, PackageLimitError, SpecError, shown
+from neuropod_core.problem import MOST_TENSORS, Problem, TensorSpec
 
 __all__ = ["Config", "Manifest"]
 
@@ -61,6 +61,8 @@ class Config:
         ------
         PackageFormatError
             If it is no JSON, lacks a key, or holds a value of the wrong type.
+        PackageLimitError
+            If it has too many tensors, or is nested too deeply.
         """
         raw = parse_object(data, at)
         try:
@@ -154,6 +156,8 @@ def _listed(raw: Mapping[str, Any], key: str, at: str) -> list[dict[str, Any]]:
     specs = raw.get(key)
     if not isinstance(specs, list) or not all(isinstance(spec, dict) for spec in specs):
         raise PackageFormatError(f"expected {key!r} as a list of objects, got {shown(specs)}", at)
+    if len(specs) > MOST_TENSORS:  # Before time is spent on each.
+        raise PackageLimitError("tensors", MOST_TENSORS, len(specs), f"{at}: {key}")
     return specs
 
 

@@ -55,7 +55,8 @@ def load_neuropod(
     checks
         Whether inputs and outputs are held to the problem. Without checks the caller answers for them.
     cast
-        Which inputs of another element type are converted: ``"no"``, ``"safe"`` (no value changes) or ``"same_kind"``.
+        Which inputs of another element type are converted: ``"no"``, or by the rules ``"safe"`` or ``"same_kind"`` of
+        `numpy.can_cast`.
     options
         Options of the backend by name; ``neuropod plugins`` and its documentation list them.
     limits
@@ -74,7 +75,9 @@ def load_neuropod(
     TrustError
         If it needs more trust; no framework has seen it.
     BackendError
-        If nothing here can run it, with the remedy.
+        If nothing here can run it, with the remedy; an `OptionError` if an argument is wrong.
+    SpecError
+        If the backend does not carry an element type of its problem.
     """
     given = Trust.parse(trust)
     with ExitStack() as undo, Package.open(source, limits=limits, cache_dir=cache_dir) as package:
@@ -127,7 +130,7 @@ def _load_options(descriptor: Descriptor, device: str, values: Mapping[str, Any]
         there = ", ".join(descriptor.devices)
         what = f"the backend for {descriptor.platform!r} runs on {there}, not on {shown(device)}"
         raise DeviceError(what, remedy=f"pass device={descriptor.devices[0]!r}")
-    if ":" in device and not (number.isascii() and number.isdigit()):
+    if ":" in device and (kind == "auto" or not (number.isascii() and number.isdigit())):
         raise DeviceError(f"{shown(device)} is no device", remedy="write it like 'cuda:0'")
     return LoadOptions(device, MappingProxyType(dict(values)))
 

@@ -18,6 +18,7 @@ from neuropod_core.errors import (
     InferenceError,
     ModelClosedError,
     NeuropodError,
+    OptionError,
     PackageError,
     TensorMismatchError,
     shown,
@@ -130,17 +131,19 @@ class Neuropod:
         Parameters
         ----------
         sizes
-            Lengths for the symbols of the problem (``{"N": 8}``); what is missing is 1.
+            Lengths for the symbols of the inputs (``{"N": 8}``); what is missing is 1.
 
         Raises
         ------
+        OptionError
+            If `sizes` has another name, or no array has such a length.
         InferenceError
             If the call fails.
         PackageError
             If the test data cannot be read.
         """
         packaged = self._package.test_data() if sizes is None else None
-        self.infer(packaged.inputs if packaged else {spec.name: _zeros(spec, sizes or {}) for spec in self.inputs})
+        self.infer(packaged.inputs if packaged else _zeros(self.inputs, sizes or {}))
 
     def test(self) -> dict[str, float]:
         """Run the packaged test data and compare the results: text exactly, numbers by `numpy.allclose`.
@@ -228,6 +231,16 @@ class _Only:
         return {name: results[name] for name in self._names}
 
 
-def _zeros(spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
+def _zeros(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> Tensors:
+    unknown = set(sizes).difference(*(spec.symbols for spec in specs))
+    if unknown:
+        raise OptionError(f"the inputs have no symbols {shown(sorted(map(str, unknown)))}", at="sizes")
+    try:
+        return {spec.name: _zero(spec, sizes) for spec in specs}
+    except (ValueError, TypeError, MemoryError) as error:
+        raise OptionError(f"no array has such lengths: {error}", at="sizes") from error
+
+
+def _zero(spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
     shape = tuple(dim if isinstance(dim, int) else sizes.get(dim or "", 1) for dim in spec.shape)
     return np.full(shape, "", dtype=object) if spec.dtype is DType.STRING else np.zeros(shape, spec.dtype.numpy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from hashlib import sha256
@@ -12,11 +11,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from neuropod_core import test_data
-from neuropod_core._cache import Cache, default_root, private_folder, remove_tree
-from neuropod_core._containers import Container, Folder, open_container
+from neuropod_core._cache import Cache, default_root, private_folder
+from neuropod_core._containers import Container, Folder, archive_digest, changed, open_container
 from neuropod_core._json import parse_object
 from neuropod_core.config import Config, Manifest
-from neuropod_core.errors import PackageError, PackageFormatError, PackageIntegrityError, PackageNotFoundError
+from neuropod_core.errors import PackageError, PackageFormatError, PackageIntegrityError, PackageNotFoundError, shown
 from neuropod_core.limits import Limits
 from neuropod_core.test_data import TestData
 from neuropod_core.variants import Variant
@@ -199,7 +198,7 @@ class Package:
             return
         with closing(open_container(self.path, self._limits)) as container:
             if container.stamp != self._container.stamp:
-                raise PackageIntegrityError(str(self.path), "the package that was opened", "one that was changed since")
+                raise changed(self.path)
             yield container
 
     # -- what describes it
@@ -212,12 +211,12 @@ class Package:
             return None
         manifest = Manifest.from_bytes(self._manifest_bytes, f"{self.path}: {MANIFEST}")
         there, listed = set(self.files) - {MANIFEST}, set(manifest.files)
-        for names, expected, got in (
-            (listed - there, "the file that the manifest lists", "no such file"),
-            (there - listed, "only files that the manifest lists", "one more"),
+        for names, expected, got, remedy in (
+            (listed - there, "the file that the manifest lists", "no such file", "fetch the package again"),
+            (there - listed, "only files that the manifest lists", "one more", "remove it, or package the model again"),
         ):
             if names:
-                raise PackageIntegrityError(f"{self.path}: {min(names)}", expected, got)
+                raise PackageIntegrityError(f"{self.path}: {min(names)}", expected, got, remedy)
         return manifest
 
     def _custom_op_files(self) -> list[str]:
@@ -272,8 +271,7 @@ class Package:
 
     def _unpacked_privately(self) -> Path:
         try:
-            folder = private_folder()
-            weakref.finalize(self, remove_tree, folder)
+            folder = private_folder(self)
             self.unpack(folder)
         except OSError as error:
             raise PackageError(f"cannot be unpacked: {error}", at=str(self.path)) from error
@@ -282,11 +280,7 @@ class Package:
     def _content_key(self) -> str:
         if self._manifest_bytes is not None:
             return sha256(self._manifest_bytes).hexdigest()
-        digest = sha256()
-        with self.path.open("rb") as source:
-            while piece := source.read(1 << 20):
-                digest.update(piece)
-        return f"archive-{digest.hexdigest()}"
+        return f"archive-{archive_digest(self.path, self._container.stamp)}"
 
 
 def _local_path(source: str | os.PathLike[str]) -> Path:
@@ -304,11 +298,13 @@ def _path_of_url(url: str) -> str:
     from urllib.parse import unquote, urlsplit
 
     try:
-        scheme, _, path, _, _ = urlsplit(url)
+        scheme, host, path, _, _ = urlsplit(url)
     except ValueError as error:
         raise PackageNotFoundError(f"is no URL: {error}", at=repr(url)) from error
     if scheme in ("http", "https", "grpc", "grpcs"):
         raise PackageError(f"{scheme}:// names a server, not a package", at=url, remedy="download the package first")
     if scheme not in ("file", ""):
         raise PackageError(f"packages are not read from {scheme}://", at=url, remedy="download the package first")
+    if scheme and host not in ("", "localhost"):
+        raise PackageError(f"{shown(host)} is another machine", at=url, remedy="write it like file:///folder/file")
     return unquote(path) if scheme else url

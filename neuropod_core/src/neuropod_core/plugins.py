@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ __all__ = [
 BLOCKED_VARIABLE = "NEUROPOD_BLOCKED_PLUGINS"
 """Environment variable: names of distributions, separated by commas, whose plugins are not used."""
 
+_SPACED_OPERATOR = re.compile(r"([<>=~^])\s+")  # npm takes ">= 2", the library that reads ranges does not.
 _FIRST_PARTY = {"torchscript": "torch", "tensorflow": "tf", "onnx": "onnx", "python": "python"}
 
 _logger = logging.getLogger("neuropod")
@@ -107,7 +109,7 @@ class Plugin:
 
 def installed() -> tuple[Plugin, ...]:
     """List every claim to a platform that is installed or registered here, importing none."""
-    return tuple(sorted(_claims()))
+    return tuple(sorted(set(_claims())))
 
 
 def backend_for(platform: str, distribution: str | None = None) -> Backend:
@@ -122,7 +124,7 @@ def backend_for(platform: str, distribution: str | None = None) -> Backend:
     PluginBlockedError, PluginError
         If the one that does cannot be used.
     """
-    claims = [plugin for plugin in _claims(platform) if _is_from(plugin, distribution)]
+    claims = [plugin for plugin in dict.fromkeys(_claims(platform)) if _is_from(plugin, distribution)]
     usable = [plugin for plugin in claims if not plugin.blocked_by] or claims
     match usable:
         case []:
@@ -331,7 +333,7 @@ def _in_npm_range(version: str, version_range: str, asked_by: str) -> bool:
     from semantic_version import NpmSpec, Version
 
     try:
-        spec = NpmSpec(version_range)
+        spec = NpmSpec(_SPACED_OPERATOR.sub(r"\1", version_range))
     except (ValueError, AttributeError):  # The parser looks into matches that it did not find, such as in 'a - b'.
         what = f"platform_version_semver {shown(version_range)} is no npm-style version range"
         raise PackageFormatError(what, at=asked_by, remedy="write it like '>=2.1 <3' or '2.x'") from None

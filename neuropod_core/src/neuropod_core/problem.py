@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
+import numpy as np
+
 from neuropod_core.dtypes import DType, DTypeLike
 from neuropod_core.errors import SpecError, shown
 
-__all__ = ["Dim", "Problem", "TensorSpec"]
+__all__ = ["MOST_TENSORS", "Dim", "Problem", "TensorSpec"]
 
 Dim = int | str | None
 """One dimension: its length, a symbol that has one value per call, or None for any length."""
@@ -25,6 +27,9 @@ _NOTATION = re.compile(r"\s*([A-Za-z0-9_]+)\s*\[([^\[\]]*)\]\s*\Z")
 _LONGEST_NAME = 256
 _MOST_DIMENSIONS = 32  # NumPy 1 knows no more.
 _LARGEST_LENGTH = 2**63 - 1
+
+MOST_TENSORS = 4096
+"""Inputs, or outputs, of one problem."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ class Problem:
     Raises
     ------
     SpecError
-        If a name comes twice.
+        If a name comes twice, or there are more than 4096 inputs or outputs.
 
     Examples
     --------
@@ -169,7 +174,9 @@ class Problem:
     def __post_init__(self) -> None:
         for side in ("inputs", "outputs"):
             specs = tuple(getattr(self, side))
-            _check_unique(specs, side)
+            if len(specs) > MOST_TENSORS:
+                raise SpecError(f"a problem has at most {MOST_TENSORS} {side}, not {len(specs)}")
+            _check_specs(specs, side)
             object.__setattr__(self, side, specs)
         for text in ("name", "description"):
             if not isinstance(getattr(self, text), str):
@@ -265,7 +272,11 @@ def _check_name(name: object) -> None:
         raise SpecError(f"a tensor's name has at most {_LONGEST_NAME} printable characters, not {shown(name)}")
 
 
-def _check_unique(specs: Sequence[TensorSpec], side: str) -> None:
+def _check_specs(specs: Sequence[TensorSpec], side: str) -> None:
+    given: Sequence[object] = specs
+    for spec in given:
+        if not isinstance(spec, TensorSpec):
+            raise SpecError(f"a problem is made of TensorSpec objects, not {shown(spec)}", side, "use Problem.of")
     twice = sorted(name for name, times in Counter(spec.name for spec in specs).items() if times > 1)
     if twice:
         raise SpecError(f"{', '.join(map(shown, twice))} named more than once", at=side)
@@ -276,10 +287,11 @@ def _checked_shape(shape: object, name: str) -> tuple[Dim, ...]:
         raise SpecError(f"a shape is a list or a tuple, not {shown(shape)}", at=name)
     if len(shape) > _MOST_DIMENSIONS:
         raise SpecError(f"a tensor has at most {_MOST_DIMENSIONS} dimensions, not {len(shape)}", at=name)
-    for dim in shape:
+    dims = tuple(int(dim) if isinstance(dim, np.integer) else dim for dim in shape)
+    for dim in dims:
         if not _is_dim(dim):
             raise SpecError(f"a dimension is a positive int, None or a symbol, not {shown(dim)}", at=name)
-    return tuple(shape)
+    return dims
 
 
 def _is_dim(dim: object) -> bool:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 
 from neuropod_core.backend import Backend, Executor, LoadOptions, Names, Tensors
-from neuropod_core.errors import ModelLoadError, NeuropodError, PluginError, shown
+from neuropod_core.errors import ModelClosedError, ModelLoadError, NeuropodError, PluginError, shown
 from neuropod_core.placement._base import Placement
 from neuropod_core.variants import Variant
 
@@ -24,17 +24,20 @@ class Serial(Executor):
     """Lets one call at a time through to an executor that is not safe in threads."""
 
     def __init__(self, executor: Executor) -> None:
-        self._executor, self._lock = executor, threading.Lock()
+        self._executor, self._lock, self._closed = executor, threading.Lock(), False
         self.stateful = executor.stateful
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         """Wait for the call before, then run."""
         with self._lock:
+            if self._closed:  # While this call waited.
+                raise ModelClosedError("the model is closed", remedy="load it again")
             return self._executor.infer(inputs, outputs)
 
     def close(self) -> None:
         """Wait for the call before, then free the executor."""
         with self._lock:
+            self._closed = True
             self._executor.close()
 
     @property

@@ -8,7 +8,7 @@
         @pytest.fixture
         def write_model(self):
             def write(model, problem, path):
-                create_echo_neuropod(neuropod_path=path, model_name="m", function=model.value, problem=problem)
+                create_echo_neuropod(neuropod_path=path, model_name="m", outputs=OUTPUTS[model], problem=problem)
             return write
 """
 

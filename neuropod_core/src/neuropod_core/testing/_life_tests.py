@@ -19,7 +19,7 @@ from neuropod_core.testing._arrays import assert_identical
 from neuropod_core.testing._models import StandardModel
 from neuropod_core.testing._suite import Opened, Packaged, Subject, Suite
 
-_THREADS, _CALLS = 8, 50
+_THREADS, _CALLS = 8, 300
 
 
 class LifeTests(Suite):

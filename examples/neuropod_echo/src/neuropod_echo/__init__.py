@@ -1,0 +1,1 @@
+"""Models without a framework: each output is an expression of the inputs."""
