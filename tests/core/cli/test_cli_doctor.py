@@ -113,6 +113,13 @@ WAYS = {
         "crashed the process (SIGKILL)",
         "NEUROPOD_BLOCKED_PLUGINS",
     ),
+    "threads": Way(
+        "import threading\nthreading.Thread(target=threading.Event().wait).start()\n" + SOUND,
+        "environment",
+        "changes the running threads",
+        "tell its author",
+        "ok",
+    ),
     "interrupts": Way("raise KeyboardInterrupt\n", "broken", "raised KeyboardInterrupt", "tell its author"),
     "describes": Way(
         worse("Trust.DATA, packagers", "Trust.DATA, options=3, packagers"), "broken", "describing it raised", "author"

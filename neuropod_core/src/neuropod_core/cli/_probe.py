@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -75,6 +76,7 @@ def _state() -> dict[str, object]:
         "sys.excepthook": sys.excepthook,
         "the current folder": os.getcwd(),  # noqa: PTH109 - a text, compared and no more
         "the handlers of the root logger": list(logging.root.handlers),
+        "the running threads": threading.enumerate(),
     }
 
 
