@@ -66,7 +66,7 @@ def test_content_is_unpacked_once(tmp_path: Path) -> None:
     assert not list((tmp_path / "v1/unpacking").iterdir())
 
 
-@pytest.mark.parametrize("damage", ["lost", "changed", "record"])
+@pytest.mark.parametrize("damage", ["lost", "changed", "{", '{"files": {"a\\u0000": [7, 1]}}', '{"files": [1]}'])
 def test_damaged_content_is_replaced(damage: str, tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     content = cache.add("key", fill)
@@ -77,7 +77,7 @@ def test_damaged_content_is_replaced(damage: str, tmp_path: Path) -> None:
         (content / "a").write_bytes(b"CONTENT")
         os.utime(content / "a", ns=(1, 1))
     else:
-        (content.parent / "record.json").write_text("{")
+        (content.parent / "record.json").write_text(damage)
 
     assert cache.content("key") is None
     assert (cache.add("key", fill) / "a").read_bytes() == b"content"
@@ -240,7 +240,7 @@ def test_equal_content_is_kept_once(write: Write, tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path / "m.neuropod")
     (tmp_path / "file").touch()
@@ -249,6 +249,8 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     with Package.open(path) as opened:
         folder = opened.folder()
     assert (folder / "0/data/model.json").exists()
+
+    assert "m.neuropod is unpacked for this model alone: the cache cannot be written" in caplog.text
 
     del opened
     assert not folder.exists()

@@ -21,6 +21,13 @@ ORIGINAL = Problem(
 )
 
 
+class Attached:
+    """Refuses to be an array, and says why, as tensors of frameworks do."""
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise RuntimeError("use .detach()")
+
+
 def f32(*shape: int) -> np.ndarray:
     return np.zeros(shape, np.float32)
 
@@ -48,7 +55,8 @@ def test_fitting_inputs_pass_as_they_are() -> None:
         ),
         ({"x": [[1, 2, 3]]}, "inputs.x", "got list - at inputs.x; pass a NumPy array"),
         ({"x": np.array([["a"] * 3] * 2)}, "inputs.x", "got string\\[2, 3\\]"),
-        ({"x": np.ma.masked_array(f32(2, 3))}, "inputs.x", "got float32\\[2, 3\\]"),
+        ({"x": np.ma.masked_array(f32(2, 3))}, "inputs.x", "got masked float32\\[2, 3\\]"),
+        ({"x": Attached()}, "inputs.x", "got Attached - at inputs.x; use .detach\\(\\)"),
         ({"q": f32(1)}, "inputs.q", "one of the inputs \\(x, y\\), got 'q'"),
         ({3: f32(1)}, "inputs", "one of the inputs \\(x, y\\), got 3"),
     ],

@@ -11,6 +11,7 @@ from neuropod_core import PackageError, PackageFormatError, PackageLimitError, P
 from neuropod_core.config import Config, Manifest
 from neuropod_core.testing import problems
 
+OPTIONAL = ("platform_version_semver", "custom_ops", "input_tensor_device", "problem")
 ORIGINAL: dict[str, Any] = {
     "name": "addition_model",
     "platform": "torchscript",
@@ -26,8 +27,9 @@ def read(**changes: Any) -> Config:
     return Config.from_bytes(json.dumps({**ORIGINAL, **changes}).encode())
 
 
-def test_a_declaration_of_the_original_has_its_defaults() -> None:
-    config = read()
+@pytest.mark.parametrize("nothing", [{}, dict.fromkeys(OPTIONAL)], ids=["absent", "null"])
+def test_a_declaration_of_the_original_has_its_defaults(nothing: dict[str, Any]) -> None:
+    config = read(**nothing)
 
     assert (config.platform_version, config.custom_ops, dict(config.input_devices)) == ("*", (), {})
     assert str(config.problem) == "addition_model(x: float32[batch, ?], s: string[]) -> (out: float64[2])"

@@ -54,10 +54,10 @@ def test_json_refuses_depth_before_python_does(depth: int, opening: str, closing
 @pytest.mark.timeout(20)
 def test_problem_finds_a_name_that_comes_twice_among_many() -> None:
     specs = {"name": "x", "dtype": "int8", "shape": []}
-    many = [{**specs, "name": f"x{index}"} for index in range(50_000)]
+    many = [{**specs, "name": f"x{index}"} for index in range(4_095)]
 
-    with pytest.raises(SpecError, match="'x49999' named more than once"):
-        Problem.of([*many, {**specs, "name": "x49999"}], [])
+    with pytest.raises(SpecError, match="'x4094' named more than once"):
+        Problem.of([*many, {**specs, "name": "x4094"}], [])
 
 
 @pytest.mark.parametrize("source", ["file://[x", "file:///a%00b", "x://[", "file://", "\0", "", "~nobody", "a" * 5000])

@@ -90,6 +90,12 @@ def test_an_absent_artefact_is_named(package: Path) -> None:
         opened.variant().artefact("data/other")
 
 
+@pytest.mark.parametrize("path", ["../config.json", "data/../../config.json", "/etc/passwd", "data\0"], ids=repr)
+def test_an_artefact_lies_inside_of_its_variant(path: str, package: Path) -> None:
+    with Package.open(package) as opened, pytest.raises(PackageFormatError, match="leads out of the variant"):
+        opened.variant().artefact(path)
+
+
 # -- what the manifest says
 
 

@@ -141,6 +141,17 @@ def test_a_blocked_rival_is_no_rival(install: Callable[..., None], monkeypatch: 
     assert type(plugins.backend_for("made")).__module__ == "plugin_other"
 
 
+def test_rivals_that_are_all_blocked_are_no_conflict(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("one")
+    install("other")
+    monkeypatch.setenv(plugins.BLOCKED_VARIABLE, "one,other")
+
+    with pytest.raises(PluginBlockedError, match="plugin one 1.2 is blocked by the environment variable"):
+        plugins.backend_for("made")
+
+
 def test_a_blocked_plugin_is_named(install: Callable[..., None]) -> None:
     install("one")
     plugins.block("One")
@@ -276,6 +287,14 @@ def test_packagers_are_listed_and_importable(install: Callable[..., None]) -> No
     assert "create_one" in dir(packagers)
     with pytest.raises(AttributeError, match="offers the packager 'create_nothing' \\(offered: .*create_one"):
         packagers.create_nothing  # noqa: B018 - asking is the test
+
+
+def test_observers_of_one_name_all_watch(install: Callable[..., None]) -> None:
+    for name in ("first", "second"):
+        install(name, "", platforms=("metrics",), group="observers")
+    plugins.observers.cache_clear()
+
+    assert {"plugin_first", "plugin_second"} <= {name for name, _ in plugins.observers().list_name_plugin()}
 
 
 def test_a_broken_observer_is_logged_and_dropped(

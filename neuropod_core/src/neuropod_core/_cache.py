@@ -203,7 +203,7 @@ def _look(path: Path) -> list[int]:
 def _is_whole(content: Path, files: dict[str, Any]) -> bool:
     try:
         return all(_look(content / name) == look for name, look in files.items())
-    except OSError:
+    except (OSError, ValueError):  # The second for a null in a name.
         return False
 
 

@@ -20,7 +20,7 @@ from neuropod_core.backend import Array, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import OptionError, TensorMismatchError, shown
 from neuropod_core.problem import Dim, Problem, TensorSpec
-from neuropod_core.tensors import all_text, as_array, as_text, describe
+from neuropod_core.tensors import all_text, as_array, as_text, describe, why_no_array
 
 __all__ = ["Cast", "InputCheck", "OutputCheck", "Sizes", "input_check", "output_check"]
 
@@ -158,7 +158,7 @@ def _converted(value: object, spec: TensorSpec, cast: Cast) -> Array:
     array = as_array(value)
     if array is None:
         dtype = "object" if spec.dtype is DType.STRING else spec.dtype.value
-        remedy = f"pass a NumPy array, such as np.asarray(value, {dtype!r})"
+        remedy = why_no_array(value) or f"pass a NumPy array, such as np.asarray(value, {dtype!r})"
         raise TensorMismatchError(path, spec.notation, describe(value), remedy)
     if spec.dtype is DType.STRING:
         return _text(path, array, spec)

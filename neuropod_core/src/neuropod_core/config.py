@@ -129,7 +129,7 @@ class Manifest:
 
 
 def _text(raw: Mapping[str, Any], key: str, at: str, default: str | None = None) -> str:
-    value = raw.get(key, default)
+    value = default if raw.get(key) is None else raw[key]
     if value is None:
         raise PackageFormatError(f"has no {key!r}", at)
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_TEXT or not value.isprintable():
@@ -177,7 +177,7 @@ def _with_extras(spec: TensorSpec, declared: Mapping[str, Any], side: str, at: s
 
 
 def _custom_ops(raw: Mapping[str, Any], at: str) -> tuple[str, ...]:
-    names = raw.get("custom_ops", [])
+    names = [] if raw.get("custom_ops") is None else raw["custom_ops"]
     if not isinstance(names, list):
         raise PackageFormatError(f"expected 'custom_ops' as a list, got {shown(names)}", at)
     for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -11,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from neuropod_core import test_data
-from neuropod_core._cache import Cache, default_root, private_folder
+from neuropod_core._cache import CACHE_VARIABLE, Cache, default_root, private_folder
 from neuropod_core._containers import Container, Folder, archive_digest, changed, open_container
 from neuropod_core._json import parse_object
 from neuropod_core.config import Config, Manifest
@@ -27,6 +28,8 @@ __all__ = ["Package"]
 
 CONFIG, MANIFEST = "config.json", "manifest.json"
 VARIANT = "0"
+
+_logger = logging.getLogger("neuropod")
 
 _DECODERS = {test_data.FILE_NAME: test_data.decode, test_data.PICKLE_FILE_NAME: test_data.decode_pickle}
 
@@ -111,6 +114,8 @@ class Package:
         ------
         PackageIntegrityError
             If a file is not what the manifest says.
+        PackageError
+            If there is no room to unpack it.
         """
         if self._folder is None:
             in_place = isinstance(self._container, Folder)
@@ -255,7 +260,11 @@ class Package:
             content = self._unpack_into(cache)
         except OSError as error:
             if self._cache_dir is not None:
-                raise PackageError(f"the cache cannot be written: {error}", at=str(self._cache_dir)) from error
+                remedy = "make room, or choose another cache_dir"
+                raise PackageError(f"the cache cannot be written: {error}", str(self._cache_dir), remedy) from error
+            _logger.warning(
+                "%s is unpacked for this model alone: the cache cannot be written: %s", self.path, str(error)
+            )
             return self._unpacked_privately()
         return content
 
@@ -274,7 +283,8 @@ class Package:
             folder = private_folder(self)
             self.unpack(folder)
         except OSError as error:
-            raise PackageError(f"cannot be unpacked: {error}", at=str(self.path)) from error
+            remedy = f"make room, or let {CACHE_VARIABLE} name a folder that has some"
+            raise PackageError(f"cannot be unpacked: {error}", at=str(self.path), remedy=remedy) from error
         return folder
 
     def _content_key(self) -> str:

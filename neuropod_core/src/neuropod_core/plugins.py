@@ -129,7 +129,7 @@ def backend_for(platform: str, distribution: str | None = None) -> Backend:
     match usable:
         case []:
             raise _not_found(platform, distribution)
-        case [only]:
+        case [only, *others] if not others or only.blocked_by:  # Blocked, all of them are.
             return only.backend()
         case rivals:
             raise BackendConflictError(platform, tuple(sorted(rival.distribution for rival in rivals)))
@@ -144,6 +144,8 @@ def check_framework(backend: Backend, version_range: str = "*", asked_by: str = 
     ------
     FrameworkNotFoundError, FrameworkVersionError
         With the command that mends it.
+    PackageFormatError
+        If `version_range` is no range.
     """
     descriptor = backend.descriptor
     version = backend.framework_version()
@@ -195,7 +197,7 @@ def observers() -> pluggy.PluginManager:
 
 def _add_observer(manager: pluggy.PluginManager, entry: Entry) -> None:
     try:
-        manager.register(_loaded(entry.name, entry.value), name=entry.name)
+        manager.register(_loaded(entry.name, entry.value))  # By its own name: two entries may be called the same.
     except KeyboardInterrupt:
         raise
     except BaseException:  # An observer may raise anything, SystemExit too; the model it would watch must load.
@@ -346,4 +348,4 @@ def _in_npm_range(version: str, version_range: str, asked_by: str) -> bool:
 
 def normalized(name: str) -> str:
     """Write the name of a distribution as PyPI compares it: lower case, with ``-`` for ``_`` and ``.``."""
-    return name.strip().lower().replace("_", "-").replace(".", "-")
+    return re.sub(r"[-_.]+", "-", name.strip().lower())

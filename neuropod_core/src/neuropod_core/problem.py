@@ -231,7 +231,7 @@ class Problem:
         """
         path = Path(path)
         try:
-            fields = _parse_toml(path) if path.suffix == ".toml" else json.loads(path.read_bytes())
+            fields = _parse_toml(path) if path.suffix.lower() == ".toml" else json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             raise SpecError(f"cannot be read as a problem: {error}", at=str(path)) from error
         if not isinstance(fields, dict):

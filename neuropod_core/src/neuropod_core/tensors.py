@@ -10,7 +10,7 @@ import numpy as np
 from neuropod_core.backend import Array
 from neuropod_core.dtypes import DType
 
-__all__ = ["SupportsDLPack", "all_text", "as_array", "as_text", "describe", "dtype_of", "object_array"]
+__all__ = ["SupportsDLPack", "all_text", "as_array", "as_text", "describe", "dtype_of", "object_array", "why_no_array"]
 
 _BFLOAT16_MODULE = "ml_dtypes"
 _TEXT = {str}
@@ -38,6 +38,17 @@ def as_array(value: object) -> Array | None:
     if hasattr(value, "__array__") or hasattr(value, "__array_interface__") or isinstance(value, memoryview):
         return _plain(value)
     return None
+
+
+def why_no_array(value: object) -> str:
+    """Say in the words of its own framework why `value` gives no array; empty where it says nothing."""
+    if not hasattr(value, "__array__"):
+        return ""
+    try:
+        np.asarray(value)
+    except Exception as error:  # noqa: BLE001 - `__array__` is foreign code.
+        return str(error)
+    return ""
 
 
 def as_text(array: Array) -> Array | None:
@@ -79,7 +90,8 @@ def describe(value: object) -> str:
             isinstance(value, np.ndarray) and value.dtype.kind == "O" and all_text(value)
         )
         name = "string" if text else value.dtype.name
-        return f"{name}[{', '.join(map(str, value.shape))}]"
+        masked = "masked " if isinstance(value, np.ma.MaskedArray) else ""
+        return f"{masked}{name}[{', '.join(map(str, value.shape))}]"
     return type(value).__name__
 
 

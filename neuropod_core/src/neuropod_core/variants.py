@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from neuropod_core.errors import PackageFormatError
+from neuropod_core.errors import PackageFormatError, shown
 from neuropod_core.problem import Problem
 
 __all__ = ["Variant"]
@@ -50,10 +50,11 @@ class Variant:
         Raises
         ------
         PackageFormatError
-            If it is not there.
+            If it is not there, or leads out of the variant: it may come from a file of the package.
         """
-        path = self.folder / relative_path
+        path, where = self.folder / relative_path, f"{self.folder.name}/{relative_path}"
+        if "\0" in relative_path or ".." in Path(relative_path).parts or not path.is_relative_to(self.folder):
+            raise PackageFormatError(f"{shown(where)} leads out of the variant", at=str(self.folder.parent))
         if not path.exists():
-            where = f"{self.folder.name}/{relative_path}"
             raise PackageFormatError(f"the {self.platform} package has no {where}", at=str(self.folder.parent))
         return path
