@@ -112,7 +112,10 @@ def test_problem_is_read_from_toml_and_json(tmp_path: Path) -> None:
     assert Problem.from_file(js) == problem
 
 
-@pytest.mark.parametrize("text", ["= 3", "[inputs", "name = 'x'", '"just text"', ""])
+TWICE = '{"inputs": {"x": "int8[]", "x": "int16[]"}, "outputs": {}}'
+
+
+@pytest.mark.parametrize("text", ["= 3", "[inputs", "name = 'x'", '"just text"', "", TWICE])
 def test_a_broken_problem_file_is_named(tmp_path: Path, text: str) -> None:
     for suffix in (".toml", ".json"):
         path = tmp_path / f"broken{suffix}"

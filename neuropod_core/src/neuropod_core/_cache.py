@@ -3,7 +3,7 @@
 ::
 
     <root>/v1/index/<sha256 of a source's path>.json     its stamp, and the key of its content
-    <root>/v1/packages/.lock                             held while an entry comes, or replaces a damaged one
+    <root>/v1/lock                                       held while an entry comes, or replaces a damaged one
     <root>/v1/packages/<key>/content/...                 the files, read-only
     <root>/v1/packages/<key>/record.json                 their sizes and times, to notice when one was changed or lost
     <root>/v1/unpacking/<random>, <random>.lock          work under way; the lock dies with its process
@@ -101,7 +101,7 @@ class Cache:
         target = self._packages / key
         self._make(self._packages)
         # What another opener published meanwhile is in use by now: it must not be taken away, not even for a moment.
-        with _alone(self._packages / ".lock"):
+        with _alone(self._base / "lock"):
             if self.content(key) is None:
                 with contextlib.suppress(FileNotFoundError):
                     target.rename(work / "damaged")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
+from neuropod_core._json import parse_object
 from neuropod_core.dtypes import DType, DTypeLike
 from neuropod_core.errors import SpecError, shown
 
@@ -120,7 +120,7 @@ class TensorSpec:
     def from_dict(cls, fields: Mapping[str, object], name: str | None = None) -> TensorSpec:
         """Read ``{"name", "dtype", "shape"}`` with the optional keys ``optional``, ``description`` and ``unit``."""
         where = name if name is not None else shown(fields.get("name"))
-        unknown = sorted(set(fields) - {"name", "dtype", "shape", "optional", "description", "unit"})
+        unknown = sorted(map(str, set(fields) - {"name", "dtype", "shape", "optional", "description", "unit"}))
         if unknown:
             raise SpecError(f"unknown keys {shown(unknown)} in a tensor spec", at=where)
         missing = [key for key in ("dtype", "shape") if key not in fields]
@@ -207,7 +207,7 @@ class Problem:
         SpecError
             If a key is missing, unknown or of the wrong type.
         """
-        unknown = sorted(set(fields) - {"inputs", "outputs", "name", "description"})
+        unknown = sorted(map(str, set(fields) - {"inputs", "outputs", "name", "description"}))
         if unknown:
             raise SpecError(
                 f"unknown keys {shown(unknown)} in a problem", remedy="use inputs, outputs, name, description"
@@ -231,11 +231,9 @@ class Problem:
         """
         path = Path(path)
         try:
-            fields = _parse_toml(path) if path.suffix.lower() == ".toml" else json.loads(path.read_bytes())
+            fields = _parse_toml(path) if path.suffix.lower() == ".toml" else parse_object(path.read_bytes(), "")
         except (OSError, ValueError, RecursionError) as error:
             raise SpecError(f"cannot be read as a problem: {error}", at=str(path)) from error
-        if not isinstance(fields, dict):
-            raise SpecError(f"a problem is a table, not {shown(fields)}", at=str(path))
         return cls.from_dict(_with_any_length(fields))
 
     def to_dict(self) -> dict[str, object]:
@@ -310,7 +308,7 @@ def _dim_from_text(text: str, name: str) -> Dim:
     return text
 
 
-def _parse_toml(path: Path) -> object:
+def _parse_toml(path: Path) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
     else:
