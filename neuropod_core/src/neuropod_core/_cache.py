@@ -49,10 +49,16 @@ def default_root() -> Path:
 
 
 class Cache:
-    """The unpacked packages below one folder."""
+    """The unpacked packages below one folder.
+
+    Attributes
+    ----------
+    folder
+        Where this version of the cache lies.
+    """
 
     def __init__(self, root: Path) -> None:
-        base = self._base = root.absolute() / "v1"
+        base = self.folder = root.absolute() / "v1"
         self._index, self._packages, self._unpacking = base / "index", base / "packages", base / "unpacking"
 
     def key_of(self, source: Path, stamp: str) -> str | None:
@@ -88,7 +94,7 @@ class Cache:
 
     def _make(self, folder: Path) -> None:
         # Only its owner reads and writes the cache: models may be secret, and what lies here is believed.
-        self._base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.mkdir(exist_ok=True)
 
     def _published(self, key: str, work: Path) -> Path:
@@ -121,14 +127,31 @@ class Cache:
             finally:
                 _remove(work)
 
+    def leftovers(self) -> list[Path]:
+        """List the folders that no live process and no load uses: work of dead ones, and packages that are not whole.
+
+        Whoever unpacks next removes the first, whoever loads such a package replaces the second.
+        """
+        packages = self._packages.iterdir() if self._packages.is_dir() else ()
+        return [
+            *(lock.with_suffix("") for lock in self._orphans() if lock.with_suffix("").exists()),
+            *(package for package in packages if package.is_dir() and self.content(package.name) is None),
+        ]
+
     def _remove_orphans(self) -> None:
+        for lock in self._orphans():
+            _remove(lock.with_suffix(""))
+            with contextlib.suppress(OSError):
+                lock.unlink()
+
+    def _orphans(self) -> Iterator[Path]:
+        """Give the locks that no live process holds, holding each as long as it is looked at."""
         for lock in self._unpacking.glob("*.lock"):
             with contextlib.suppress(OSError):
                 descriptor = os.open(lock, os.O_RDWR)
                 try:
                     if _flock(descriptor):
-                        _remove(lock.with_suffix(""))
-                        lock.unlink()
+                        yield lock
                 finally:
                     os.close(descriptor)
 

@@ -14,6 +14,7 @@ __all__ = [
     "BACKENDS_GROUP",
     "OBSERVERS_GROUP",
     "PROJECT",
+    "TESTS_GROUP",
     "hookimpl",
     "neuropod_backend",
     "neuropod_call_failed",
@@ -28,6 +29,9 @@ BACKENDS_GROUP = "neuropod.backends"
 
 OBSERVERS_GROUP = "neuropod.observers"
 """Entry points of any name; each object implements hooks that watch."""
+
+TESTS_GROUP = "neuropod.tests"
+"""Entry points named after a platform: the class, ``module:Class``, of the conformance suite that a plugin ships."""
 
 hookspec = HookspecMarker(PROJECT)
 hookimpl = HookimplMarker(PROJECT)

@@ -18,17 +18,26 @@ def available() -> dict[str, str]:
     """List the packagers that can be had here: name -> ``module:function``; plugins that are broken offer none."""
     offered: dict[str, str] = {}
     for plugin in plugins.installed():
-        try:
-            packagers = plugin.backend().descriptor.packagers
-        except BackendError:
-            continue
-        for name, target in packagers.items():
+        for name, target in _offered_by(plugin).items():
             offered.setdefault(name, target)
     return dict(sorted(offered.items()))
 
 
+def _offered_by(plugin: plugins.Plugin) -> dict[str, str]:
+    try:
+        return dict(plugin.backend().descriptor.packagers)
+    except (BackendError, TypeError, ValueError):  # Broken, or a descriptor with something else in this place.
+        return {}
+
+
+def _target_of(name: str) -> str | None:
+    """Look at plugins whose platform the name holds first: most often, no other is imported."""
+    likely_first = sorted(plugins.installed(), key=lambda plugin: plugin.platform not in name)
+    return next((target for plugin in likely_first if (target := _offered_by(plugin).get(name))), None)
+
+
 def __getattr__(name: str) -> Callable[..., None]:
-    target = None if name.startswith("__") else available().get(name)
+    target = None if name.startswith("__") else _target_of(name)
     if target is None:
         there = ", ".join(available()) or "none" if not name.startswith("__") else ""
         raise AttributeError(f"no installed plugin offers the packager {name!r} (offered: {there})")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pluggy
 
 from neuropod_core import hookspecs
+from neuropod_core._entry_points import Entry, entries
 from neuropod_core.backend import CONTRACT_VERSION, Backend, Descriptor
 from neuropod_core.errors import (
     BackendConflictError,
@@ -28,7 +30,7 @@ from neuropod_core.errors import (
 )
 
 if TYPE_CHECKING:
-    from importlib import metadata
+    from typing import TypeGuard
 
 __all__ = [
     "BLOCKED_VARIABLE",
@@ -72,12 +74,7 @@ class Plugin:
     @property
     def blocked_by(self) -> str:
         """What blocks it; empty if nothing does."""
-        name = normalized(self.distribution)
-        if name in _blocked:
-            return "a call of neuropod_core.plugins.block"
-        if name in map(normalized, os.environ.get(BLOCKED_VARIABLE, "").split(",")):
-            return f"the environment variable {BLOCKED_VARIABLE}"
-        return ""
+        return _blocked_by(self.distribution)
 
     def backend(self) -> Backend:
         """Import the plugin and ask it for its backend; once per process.
@@ -92,13 +89,27 @@ class Plugin:
         if self.blocked_by:
             raise PluginBlockedError(str(self), self.blocked_by)
         if self not in _backends:
-            _backends[self] = _asked(self, _imported(self))
+            _backends[self] = _asked(self, self.imported())
         return _backends[self]
+
+    def imported(self) -> object:
+        """Import what the entry point names, and ask it nothing.
+
+        Raises
+        ------
+        PluginError
+            If it cannot be imported, whatever it raises.
+        """
+        if self.platform in _registered:
+            return _registered[self.platform][1]
+        remedy = f"reinstall it: pip install --force-reinstall {self.distribution}"
+        with _blaming(self, f"importing {self.target}", remedy):
+            return _loaded(self.platform, self.target)
 
 
 def installed() -> tuple[Plugin, ...]:
     """List every claim to a platform that is installed or registered here, importing none."""
-    return tuple(sorted(_claims()))
+    return tuple(sorted(set(_claims())))
 
 
 def backend_for(platform: str, distribution: str | None = None) -> Backend:
@@ -176,20 +187,21 @@ def unregister(platform: str) -> None:
 @lru_cache(maxsize=1)
 def observers() -> pluggy.PluginManager:
     """Give the plugins that watch, found once in the group ``neuropod.observers``; broken ones are logged."""
-    from importlib import metadata  # Slow to import, and not needed until a package is opened.
-
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    for entry in metadata.entry_points(group=hookspecs.OBSERVERS_GROUP):
-        _add_observer(manager, entry)
+    for entry in entries(hookspecs.OBSERVERS_GROUP):
+        if not _blocked_by(entry.distribution):
+            _add_observer(manager, entry)
     return manager
 
 
-def _add_observer(manager: pluggy.PluginManager, entry: metadata.EntryPoint) -> None:
+def _add_observer(manager: pluggy.PluginManager, entry: Entry) -> None:
     try:
-        manager.register(entry.load())  # By its own name: two distributions may call theirs the same.
-    except Exception:  # An observer may raise anything; the model it would watch must load.
-        _logger.exception("observer %r cannot be used", entry.name)
+        manager.register(_loaded(entry.name, entry.value))  # By its own name: two entries may be called the same.
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # An observer may raise anything, SystemExit too; the model it would watch must load.
+        _logger.exception("observer %r cannot be used, it comes from %s", entry.name, entry.distribution)
 
 
 def notify(hook: str, **facts: object) -> None:
@@ -203,53 +215,49 @@ def notify(hook: str, **facts: object) -> None:
 
 
 def _claims(platform: str | None = None) -> Iterable[Plugin]:
-    from importlib import metadata  # Slow to import, and not needed until a package is opened.
-
-    for entry in metadata.entry_points(group=hookspecs.BACKENDS_GROUP):
+    for entry in entries(hookspecs.BACKENDS_GROUP):
         if platform in (None, entry.name) and entry.name not in _registered:
-            name, version = _origin(entry)
-            yield Plugin(entry.name, name, version, entry.value)
+            yield Plugin(entry.name, entry.distribution, entry.version, entry.value)
     for name, (plugin, _) in _registered.items():
         if platform in (None, name):
             yield plugin
 
 
-def _origin(entry: metadata.EntryPoint) -> tuple[str, str]:
-    """Give name and version of the distribution; what an uninstallation left behind may have neither."""
-    facts: Any = entry.dist.metadata if entry.dist else {}
-    name, version = (facts.get(key, "") for key in ("Name", "Version"))
-    return name or "an unknown distribution", version
-
-
-def _imported(plugin: Plugin) -> object:
-    if plugin.platform in _registered:
-        return _registered[plugin.platform][1]
+def _loaded(name: str, target: str) -> object:
     from importlib import metadata  # Slow to import, and not needed until a package is opened.
 
-    entry = metadata.EntryPoint(plugin.platform, plugin.target, hookspecs.BACKENDS_GROUP)
+    return metadata.EntryPoint(name, target, hookspecs.BACKENDS_GROUP).load()
+
+
+@contextmanager
+def _blaming(plugin: Plugin, doing: str, remedy: str = "tell its author") -> Iterator[None]:
+    """Turn whatever a plugin raises into an error that names it: there is no closed list of that."""
     try:
-        return entry.load()
+        yield
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # A plugin may raise anything while it is imported, SystemExit too.
-        reason = f"importing {plugin.target} raised {type(error).__name__}: {error}"
-        raise PluginError(
-            str(plugin), reason, f"reinstall it: pip install --force-reinstall {plugin.distribution}"
-        ) from error
+    except BaseException as error:
+        raise PluginError(str(plugin), f"{doing} raised {type(error).__name__}: {error}", remedy) from error
+
+
+def _blocked_by(distribution: str) -> str:
+    name = normalized(distribution)
+    if name in _blocked:
+        return "a call of neuropod_core.plugins.block"
+    if name in map(normalized, os.environ.get(BLOCKED_VARIABLE, "").split(",")):
+        return f"the environment variable {BLOCKED_VARIABLE}"
+    return ""
 
 
 def _asked(plugin: Plugin, module: object) -> Backend:
-    _check_contract(plugin, module)
+    with _blaming(plugin, "reading its neuropod_contract"):
+        contract = getattr(module, "neuropod_contract", None)
+    _check_contract(plugin, contract)
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    try:
+    with _blaming(plugin, "its hook neuropod_backend"):
         manager.register(module, name=str(plugin))
         backend = manager.hook.neuropod_backend(platform=plugin.platform)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # Neither pluggy's validation nor a plugin's hook has a closed list of errors.
-        reason = f"its hook neuropod_backend raised {type(error).__name__}: {error}"
-        raise PluginError(str(plugin), reason, "tell its author") from error
     return _checked_backend(plugin, backend)
 
 
@@ -257,17 +265,17 @@ def _checked_backend(plugin: Plugin, backend: object) -> Backend:
     if not isinstance(backend, Backend):
         reason = f"its hook neuropod_backend gave {shown(backend)} for {plugin.platform!r}, not a Backend"
         raise PluginError(str(plugin), reason, "tell its author")
-    descriptor = getattr(backend, "descriptor", None)
+    with _blaming(plugin, "reading its descriptor"):
+        descriptor = getattr(backend, "descriptor", None)
     if not isinstance(descriptor, Descriptor) or descriptor.platform != plugin.platform:
         reason = f"its backend describes {shown(descriptor)} where {plugin.platform!r} was asked for"
         raise PluginError(str(plugin), reason, "tell its author")
     return backend
 
 
-def _check_contract(plugin: Plugin, module: object) -> None:
-    contract = getattr(module, "neuropod_contract", None)
+def _check_contract(plugin: Plugin, contract: object) -> None:
     ours = ".".join(map(str, CONTRACT_VERSION))
-    if not (isinstance(contract, tuple) and len(contract) == 2 and all(type(part) is int for part in contract)):  # noqa: PLR2004 - major, minor
+    if not _is_version(contract):
         reason = f"it states no contract version, neuropod_contract is {shown(contract)}, this core serves {ours}"
         raise PluginContractError(
             str(plugin), reason, f"put neuropod_contract = {CONTRACT_VERSION} into {plugin.target}"
@@ -279,6 +287,12 @@ def _check_contract(plugin: Plugin, module: object) -> None:
     if contract[0] < max(1, CONTRACT_VERSION[0] - 1):
         reason = f"it was written for contract {theirs}, this core serves {ours} and the major version before"
         raise PluginContractError(str(plugin), reason, f"run: pip install --upgrade {plugin.distribution}")
+
+
+def _is_version(contract: object) -> TypeGuard[tuple[int, int]]:
+    if not isinstance(contract, tuple) or len(contract) != len(CONTRACT_VERSION):
+        return False
+    return all(type(part) is int and part >= 0 for part in contract)
 
 
 def _is_from(plugin: Plugin, distribution: str | None) -> bool:

@@ -1,58 +1,7 @@
-"""The suite that every backend passes."""
+"""The suite that every backend passes, as the wheel ships it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from neuropod_tf.conformance import TestTensorFlow
 
-import pytest
-import tensorflow as tf
-
-from neuropod_core import Problem
-from neuropod_core.testing import BackendTests, StandardModel, WriteModel
-from neuropod_tf import create_tensorflow_neuropod
-
-
-class Standard(tf.Module):
-    """The standard models, one function each."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held = tf.Variable(tf.zeros(3))
-
-    def identity(self, **inputs: Any) -> dict[str, Any]:
-        return {f"y{name[1:]}": tf.identity(value) for name, value in inputs.items()}
-
-    def add(self, x: Any, y: Any) -> dict[str, Any]:
-        return {"sum": x + y, "difference": x - y}
-
-    def in_place(self, x: Any) -> dict[str, Any]:
-        return {"y": tf.raw_ops.InplaceAdd(x=x, i=tf.range(tf.shape(x)[0]), v=tf.ones_like(x))}
-
-    def buffer(self, x: Any) -> dict[str, Any]:
-        self.held.assign(x)
-        return {"y": self.held.read_value()}
-
-    def constant(self, x: Any) -> dict[str, Any]:
-        del x
-        return {"y": tf.constant([1.0, 2.0, 3.0])}
-
-    def failing(self, x: Any) -> dict[str, Any]:
-        return {"y": x + tf.ones(3) * x}
-
-
-class TestTensorFlow(BackendTests):
-    platform = "tensorflow"
-
-    @pytest.fixture
-    def write_model(self) -> WriteModel:
-        def write(model: StandardModel, problem: Problem, path: Path) -> None:
-            standard = Standard()
-            function: Callable[..., Any] = getattr(standard, model.value)
-            standard.serving_default = tf.function(function)
-            create_tensorflow_neuropod(
-                neuropod_path=path, model_name=model.value, trackable_obj=standard, problem=problem
-            )
-
-        return write
+__all__ = ["TestTensorFlow"]

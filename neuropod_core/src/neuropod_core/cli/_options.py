@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["asked", "json_option", "load_options", "verbose_option"]
+__all__ = ["asked", "json_option", "limit_option", "load_options", "verbose_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -17,6 +17,15 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write one JS
 verbose_option = click.option(
     "-v", "--verbose", is_flag=True, expose_value=False, help="Show debug logs, and tracebacks of errors."
 )  # `asked` looks for it: an error may come before it is parsed.
+
+limit_option = click.option(
+    "--limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long importing one plugin may take before it is given up.",
+)
 
 
 def asked(arguments: list[str], *names: str) -> bool:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neuropod_core.cli._errors import document_of, line_of
-from neuropod_core.cli._options import json_option, verbose_option
-from neuropod_core.cli._output import Output, Report, Table
+from neuropod_core.cli._options import json_option, limit_option, verbose_option
+from neuropod_core.cli._output import Facts, Output, Report, Table
+from neuropod_core.cli.check import check
+from neuropod_core.cli.doctor import doctor
 
 if TYPE_CHECKING:
     from neuropod_core.cli._claims import Claim
@@ -26,6 +27,17 @@ _COLUMNS = (
     "options",
     "packagers",
     "reason",
+)
+_DESCRIBED = (
+    "framework",
+    "framework_versions",
+    "install",
+    "trust",
+    "dtypes",
+    "devices",
+    "options",
+    "packagers",
+    "stateful",
 )
 _DEFAULT = "list"
 
@@ -45,6 +57,9 @@ Examples:
   neuropod plugins
   neuropod plugins --json
   neuropod plugins | awk -F'\\t' '$5 != "ok"'
+  neuropod plugins show onnx
+  neuropod plugins check neuropod-onnx --report onnx.json
+  neuropod plugins doctor
 """
 _STATUS = """\b
 Status:
@@ -58,35 +73,45 @@ Status:
 
 @click.group(cls=_WithDefault, epilog=_EXAMPLES)
 def plugins() -> None:
-    """Tell what the installed plugins offer; `list` may be left out."""
+    """Tell what the installed plugins offer and what is wrong with them; `list` may be left out."""
 
 
 @plugins.command("list", epilog=_STATUS)
+@limit_option
 @json_option
 @verbose_option
-def list_(*, as_json: bool) -> None:
-    """List every claim to a platform, importing plugins but no framework.
+def list_(*, limit: float, as_json: bool) -> None:
+    """List every claim to a platform; each plugin is imported in a process of its own, and no framework.
 
     In a pipe, each line is: plugin, platform, distribution, version, status, framework, trust, devices, options,
     packagers, reason.
     """
     from neuropod_core.cli._claims import claims
 
-    shown = [_shown(claim) for claim in claims()]
-    if not shown:
+    found = claims(limit=limit)
+    if not found:
         click.echo("no plugins are installed; run: pip install neuropod-onnx (or -torch, -tf, -python)", err=True)
-    rows = [row for row, _ in shown]
-    Output(as_json=as_json).show(Report({"plugins": [document for _, document in shown]}, _tables(rows)))
+    documents = [_document(claim) for claim in found]
+    Output(as_json=as_json).show(Report({"plugins": documents}, _tables([_row(claim) for claim in found])))
 
 
-def _shown(claim: Claim) -> tuple[tuple[str, ...], dict[str, Any]]:
-    from neuropod_core.cli._claims import broken
+@plugins.command(epilog=_STATUS)
+@click.argument("name", metavar="NAME")
+@limit_option
+@json_option
+@verbose_option
+def show(name: str, *, limit: float, as_json: bool) -> None:
+    """Show all that is known of the plugin NAME: a distribution, or a platform that it serves.
 
-    try:
-        return _row(claim), _document(claim)
-    except Exception as error:  # noqa: BLE001 - a descriptor may hold anything, and the others are to be seen
-        claim = broken(claim.plugin, error)
-        return _row(claim), _document(claim)
+    In a pipe, each line is the name of a fact and its value; what a plugin says of each platform begins with a line
+    `platform`.
+    """
+    from neuropod_core.cli._claims import claims
+    from neuropod_core.cli._subjects import named
+
+    found = claims(limit=limit, only=named(name))
+    blocks = [Facts(_facts(claim)) for claim in found]
+    Output(as_json=as_json).show(Report({"plugins": [_document(claim) for claim in found]}, blocks))
 
 
 def _tables(rows: list[tuple[str, ...]]) -> list[Table]:
@@ -106,42 +131,66 @@ def _tables(rows: list[tuple[str, ...]]) -> list[Table]:
 
 
 def _row(claim: Claim) -> tuple[str, ...]:
-    descriptor = claim.backend.descriptor if claim.backend else None
+    facts = claim.facts
     return (
         claim.plugin.platform,
         claim.plugin.distribution,
         claim.plugin.version,
         claim.status,
         claim.framework,
-        descriptor.trust.value if descriptor else "",
-        " ".join(descriptor.devices) if descriptor else "",
-        " ".join(descriptor.options) if descriptor else "",
-        " ".join(descriptor.packagers) if descriptor else "",
-        line_of(claim.error) if claim.error else "",
+        facts.get("trust", ""),
+        " ".join(facts.get("devices", ())),
+        " ".join(facts.get("options", ())),
+        " ".join(facts.get("packagers", ())),
+        str(claim.error["message"]) if claim.error else "",
     )
 
 
 def _document(claim: Claim) -> dict[str, Any]:
-    plugin, descriptor = claim.plugin, claim.backend.descriptor if claim.backend else None
+    from neuropod_core.cli._subjects import suite_of
+
+    plugin = claim.plugin
     known = {
         "platform": plugin.platform,
         "distribution": plugin.distribution,
         "version": plugin.version,
         "target": plugin.target,
         "status": claim.status,
-        "error": document_of(claim.error) if claim.error else None,
-        "framework_version": claim.framework_version,
+        "error": claim.error,
+        "contract": claim.facts.get("contract"),
+        "framework_distribution": claim.facts.get("framework_distribution"),
+        "framework_version": claim.facts.get("framework_version"),
+        "seconds": claim.facts.get("seconds"),
+        "suite": suite_of(plugin),
     }
-    if descriptor is None:
-        return known
-    return known | {
-        "framework": list(descriptor.framework),
-        "framework_versions": descriptor.framework_versions,
-        "install": descriptor.install,
-        "trust": descriptor.trust.value,
-        "dtypes": sorted(descriptor.dtypes),
-        "devices": list(descriptor.devices),
-        "options": dict(descriptor.options),
-        "packagers": dict(descriptor.packagers),
-        "stateful": descriptor.stateful,
-    }
+    return known | {name: claim.facts[name] for name in _DESCRIBED if claim.is_described}
+
+
+def _facts(claim: Claim) -> list[tuple[str, ...]]:
+    """Tell everything that is known, for people; what is empty is left out."""
+    from neuropod_core.backend import CONTRACT_VERSION
+    from neuropod_core.cli._subjects import suite_of
+
+    facts, plugin = claim.facts, claim.plugin
+    ours = ".".join(map(str, CONTRACT_VERSION))
+    rows: list[tuple[str, ...]] = [
+        ("platform", plugin.platform),
+        ("distribution", plugin.distribution, plugin.version),
+        ("plugin", plugin.target),
+        ("status", claim.status, str(claim.error["message"]) if claim.error else ""),
+        ("contract", facts.get("contract") or "", f"this core serves {ours}"),
+        ("suite", suite_of(plugin) or "", f"run: neuropod plugins check {plugin.distribution}"),
+        ("framework", claim.framework, facts.get("framework_versions", "")),
+        ("install", facts.get("install", "")),
+        ("trust", facts.get("trust", "")),
+        ("dtypes", " ".join(facts.get("dtypes", ()))),
+        ("devices", " ".join(facts.get("devices", ()))),
+        ("stateful", "yes" if facts.get("stateful") else ""),
+        *(("option", name, text) for name, text in facts.get("options", {}).items()),
+        *(("packager", name, target) for name, target in facts.get("packagers", {}).items()),
+    ]
+    return [row for row in rows if row[1]]
+
+
+for _command in (check, doctor):
+    plugins.add_command(_command)

@@ -1,0 +1,146 @@
+"""``neuropod plugins check``: the conformance suite, run on what is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from neuropod_core.cli._errors import Code
+from neuropod_core.cli._options import json_option, limit_option, verbose_option
+from neuropod_core.cli._output import Facts, Output, Report, Table, progress
+from neuropod_core.errors import BackendError
+
+if TYPE_CHECKING:
+    from neuropod_core.plugins import Plugin
+
+__all__ = ["check"]
+
+_LIBRARIES = ("hypothesis", "ml_dtypes", "pytest")
+_RAN = (0, 1)  # What pytest exits with if it ran the tests: all passed, some failed.
+_EPILOG = """\b
+Examples:
+  neuropod plugins check neuropod-onnx
+  neuropod plugins check onnx --report onnx.json
+  neuropod plugins check neuropod-mine --suite my_tests.conformance:TestMine
+"""
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("name", metavar="NAME")
+@click.option("--suite", metavar="MODULE:CLASS", help="A suite to run instead of those that the plugin ships.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the report there as well.")
+@limit_option
+@json_option
+@verbose_option
+@click.pass_context
+def check(
+    context: click.Context, name: str, *, suite: str | None, report: Path | None, limit: float, as_json: bool
+) -> None:
+    """Run the conformance suite on the plugin NAME, a distribution or a platform, and tell how it did.
+
+    The plugin names its suite by an entry point of the group `neuropod.tests`, and brings what it needs with an extra
+    `[testing]`. Exits with 1 if a check failed; known gaps, declared with a reason, are no failures. In a pipe, each
+    line is: result (failed, gap, inexpressible, skipped), check, reason; the first lines tell what ran.
+    """
+    from neuropod_core.cli._subjects import named
+
+    output = Output(as_json=as_json)
+    plugins = named(name)
+    _refuse_broken(plugins, limit)
+    suites = {suite} if suite else _suites(plugins)
+    with progress(f"checking {name}"):
+        document = _checked(suites, verbose="-v" in sys.argv or "--verbose" in sys.argv)
+    if report is not None:
+        report.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    output.show(Report(document, list(_blocks(document))))
+    if any(ran["failed"] for ran in document["suites"]):
+        context.exit(Code.CHECK_FAILED)
+
+
+def _refuse_broken(plugins: list[Plugin], limit: float) -> None:
+    """Say what is wrong before a suite stumbles over it: a plugin that hangs would hold it up for ever."""
+    from neuropod_core.cli._claims import claims
+
+    for claim in claims(limit=limit, only=plugins):
+        if claim.error is not None and claim.status != "conflict":
+            raise BackendError(str(claim.error["message"]))
+    missing = [library for library in _LIBRARIES if find_spec(library) is None]
+    if missing:
+        raise BackendError(f"the suite needs {', '.join(missing)}", remedy="run: pip install 'neuropod-core[testing]'")
+
+
+def _suites(plugins: list[Plugin]) -> set[str]:
+    from neuropod_core.cli._subjects import suite_of
+
+    found = {suite for plugin in plugins if (suite := suite_of(plugin))}
+    if not found:
+        what = f"{plugins[0]} ships no conformance suite (no entry point in the group neuropod.tests)"
+        raise BackendError(what, remedy="name one by --suite MODULE:CLASS")
+    return found
+
+
+def _checked(suites: Iterable[str], *, verbose: bool) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="neuropod-check-") as name:
+        folder = Path(name)
+        (folder / "pytest.ini").write_text("[pytest]\n", "utf-8")  # Nothing above this folder configures the run.
+        (folder / "test_conformance.py").write_text(_module(sorted(suites)), "utf-8")
+        ran = _pytest(folder, verbose=verbose)
+        try:
+            document: dict[str, Any] = json.loads((folder / "report.json").read_text("utf-8"))
+        except (OSError, ValueError):
+            document = {"suites": []}
+        if ran.returncode not in _RAN or not document["suites"]:
+            said = (ran.stdout or b"").decode("utf-8", "replace").strip().splitlines()
+            errors = [line for line in said if line.startswith("E ")] or said or ["see above"]
+            raise BackendError(f"the suite did not run: {errors[-1].removeprefix('E').strip()}", remedy="add -v")
+    return document
+
+
+def _module(suites: list[str]) -> str:
+    """Write a test module in which pytest finds the suites, whatever they are called."""
+    lines = []
+    for number, suite in enumerate(suites):
+        module, _, kind = suite.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), *kind.split("."))):
+            raise BackendError(f"{suite!r} names no class", remedy="write it like package.module:Class")
+        lines.append(f"import {module}\nTest{number} = {module}.{kind}\n")
+    return "".join(lines)
+
+
+def _pytest(folder: Path, *, verbose: bool) -> subprocess.CompletedProcess[bytes]:
+    command = [
+        *(sys.executable, "-m", "pytest", "-p", "neuropod_core.pytest_report", "-p", "no:cacheprovider", "-p"),
+        *("no:randomly", "--rootdir", str(folder), "--neuropod-report", str(folder / "report.json")),
+        *(("--verbose",) if verbose else ("--quiet", "--tb=short")),
+        str(folder / "test_conformance.py"),
+    ]
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    where = sys.stderr if verbose else subprocess.PIPE
+    return subprocess.run(command, check=False, cwd=folder, stdout=where, **streams)  # noqa: S603 - this interpreter
+
+
+def _blocks(document: Mapping[str, Any]) -> Iterable[Facts | Table]:
+    for ran in document["suites"]:
+        framework = ran["framework"]
+        yield Facts(
+            [
+                ("suite", ran["suite"]),
+                ("platform", ran["platform"]),
+                ("plugin", f"{ran['distribution']} {ran['version']}".strip()),
+                ("framework", f"{framework['name']} {framework['version']}" if framework else "none"),
+                ("core", ran["core"]),
+                ("passed", len(ran["passed"])),
+                ("seconds", f"{ran['seconds']:.1f}"),
+            ]
+        )
+        titles = {"failed": "failed", "gap": "known_gaps", "inexpressible": "not_expressible", "skipped": "skipped"}
+        rows = [(result, case["check"], case["reason"]) for result, key in titles.items() for case in ran[key]]
+        yield Table("", ("result", "check", "reason"), rows, wide="reason")
