@@ -50,7 +50,7 @@ def arrays(draw: st.DrawFn) -> np.ndarray:
         text = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
         return draw(hnp.arrays(object, shape, elements=text))
     bits = draw(hnp.arrays(f"u{dtype.itemsize}", shape))
-    array = (bits & 1 if dtype is DType.BOOL else bits).view(dtype.numpy)
+    array = (bits & np.uint8(1) if dtype is DType.BOOL else bits).view(dtype.numpy)
     return draw(st.sampled_from([array, np.asfortranarray(array), array[::-1] if array.ndim else array]))
 
 
