@@ -41,6 +41,6 @@ def test_tutorial_shows_a_file_as_it_is(file: str) -> None:
 
 
 def test_plugin_is_short() -> None:
-    source = [path.read_text("utf-8") for path in ECHO.glob("src/*/*.py")]
+    source = [path.read_text("utf-8") for path in ECHO.glob("src/*/*.py") if path.name != "conformance.py"]
 
     assert sum(text.count("\n") for text in source) < 150

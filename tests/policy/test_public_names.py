@@ -52,4 +52,6 @@ def test_author_imports_public_names_only(author: Path) -> None:
 
 @pytest.mark.parametrize("example", sorted(ROOT.glob("examples/neuropod_*/src")), ids=lambda path: path.parent.name)
 def test_an_example_fits_on_a_few_pages(example: Path) -> None:
-    assert sum(len(file.read_text().splitlines()) for file in example.rglob("*.py")) < 150
+    files = [file for file in example.rglob("*.py") if file.name != "conformance.py"]
+
+    assert sum(len(file.read_text().splitlines()) for file in files) < 150

@@ -1,54 +1,7 @@
-"""The suite that every backend passes, on trees: none of its standard models is one."""
+"""The suite that every backend passes, as the wheel ships it."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from neuropod_xgboost.conformance import TestXGBoost
 
-import numpy as np
-import pytest
-import xgboost
-
-from neuropod_core import Problem
-from neuropod_core.testing import BackendTests, NotExpressibleError, Sample, StandardModel, WriteModel
-from neuropod_xgboost.trees import create_xgboost_neuropod
-
-FEATURES = np.random.default_rng(5).normal(size=(30, 4)).astype(np.float32)
-PROBLEM = Problem.of(
-    {"features": "float32[N, F]"},
-    {"chance": "float32[N]", "margin": "float32[N, 1]", "leaves": "float32[N, T]"},
-)
-
-
-class TestXGBoost(BackendTests):
-    platform = "xgboost"
-
-    @pytest.fixture
-    def write_model(self) -> WriteModel:
-        def write(model: StandardModel, problem: Problem, path: Path) -> None:
-            del problem, path
-            raise NotExpressibleError(f"trees give one of a few values for a row of features, never {model.value}")
-
-        return write
-
-    @pytest.fixture
-    def sample(self) -> Sample:
-        settings = {"objective": "binary:logistic", "max_depth": 3, "nthread": 1}
-        booster = xgboost.train(settings, xgboost.DMatrix(FEATURES, FEATURES[:, 0] > FEATURES[:, 1]), 5)
-        table = xgboost.DMatrix(FEATURES)
-        margin = booster.predict(table, output_margin=True).reshape(-1, 1)
-        expected = {
-            "chance": booster.predict(table),
-            "margin": margin,
-            "leaves": booster.predict(table, pred_leaf=True),
-        }
-
-        def write(path: Path) -> None:
-            create_xgboost_neuropod(
-                neuropod_path=path,
-                model_name="trees",
-                model=booster,
-                outputs={"margin": "margin", "leaves": "leaf"},
-                problem=PROBLEM,
-            )
-
-        return Sample(write, {"features": FEATURES}, expected, failing={"features": FEATURES[:, :3]})
+__all__ = ["TestXGBoost"]

@@ -27,6 +27,7 @@ __all__ = ["ConformanceReport", "pytest_addoption", "pytest_configure"]
 
 _PROPERTY = "neuropod_suite"
 _INEXPRESSIBLE = "not expressible: "
+_MOST_CHARACTERS = 2000
 _LISTS = ("passed", "failed", "known_gaps", "not_expressible", "skipped")
 
 
@@ -146,7 +147,7 @@ def _result(report: pytest.TestReport) -> tuple[str, str]:
 
 def _why(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
-    return str(crash.message if crash is not None else report.longrepr).strip()
+    return str(crash.message if crash is not None else report.longrepr).strip()[:_MOST_CHARACTERS]
 
 
 def _skipped(report: pytest.TestReport) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -427,14 +428,52 @@ def test_a_closed_executor_says_so(load: Load) -> None:
         executor.infer({"x": np.ones(2, np.float32)})
 
 
-def test_calls_may_overlap_only_where_the_package_says_so(load: Load) -> None:
+MEETING = """
+import threading
+def main(path):
+    meeting = threading.Barrier(2)
+    def model(x):
+        meeting.wait(10)
+        return {"y": x}
+    return model
+"""
+
+ALONE = """
+import threading
+def main(path):
+    inside = threading.Semaphore()
+    def model(x):
+        assert inside.acquire(blocking=False)
+        for _ in range(100):
+            pass
+        inside.release()
+        return {"y": x}
+    return model
+"""
+
+
+@pytest.mark.parametrize(
+    ("config", "option", "overlap"),
+    [({}, None, False), ({"thread_safe": True}, None, True), ({}, True, True), ({"thread_safe": True}, False, False)],
+)
+def test_calls_overlap_only_where_it_was_said_that_they_may(
+    config: dict[str, bool], option: bool | None, overlap: bool, load: Load
+) -> None:
+    options = {} if option is None else {"thread_safe": option}
+    executor = load({"entry.py": MEETING if overlap else ALONE}, config=config, **options)
+    x = np.zeros(2, np.float32)
+
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(executor.infer, {"x": x}) for _ in range(2 if overlap else 400)]
+
+        assert all(call.result()["y"].shape == (2,) for call in calls)
+
+
+def test_a_package_says_that_its_model_keeps_state(load: Load) -> None:
     files = {"entry.py": "def main(path):\n    return lambda x: {'y': x}\n"}
 
-    assert not load(files).thread_safe
-    assert load(files, config={"thread_safe": True}).thread_safe
-    assert load(files, thread_safe=True).thread_safe
-    assert not load(files, config={"thread_safe": True}, thread_safe=False).thread_safe
     assert load(files, config={"stateful": True}).stateful
+    assert not load(files).stateful
 
 
 def test_results_are_private_while_threads_run(load: Load) -> None:

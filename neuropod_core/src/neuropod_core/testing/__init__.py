@@ -12,6 +12,15 @@
             return write
 """
 
+# ruff: noqa: E402 - what asserts is imported when pytest knows that its asserts are to be explained.
+
+import pytest
+
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{part}" for part in ("_arrays", "_suite", "_models")),
+    *(f"{__name__}._{part}_tests" for part in ("descriptor", "life", "ownership", "refusal", "value")),
+)
+
 from neuropod_core.testing._backend_tests import BackendTests
 from neuropod_core.testing._models import NotExpressibleError, Sample, StandardModel, WriteModel
 from neuropod_core.testing.strategies import problems, tensors, tensors_for

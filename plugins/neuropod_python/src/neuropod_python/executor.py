@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from keyword import iskeyword
 from pathlib import Path
+from threading import Lock
 from traceback import walk_tb
 from types import TracebackType
 from typing import Any
@@ -22,8 +23,6 @@ from neuropod_python.ownership import are_all_private, is_private_dict, is_priva
 __all__ = ["PythonExecutor", "failure", "place_of"]
 
 _LONGEST_MESSAGE = 500
-
-_private = np.array
 
 
 class PythonExecutor(Executor):
@@ -69,29 +68,27 @@ class PythonExecutor(Executor):
         stateful: bool = False,
         description: Mapping[str, object] | None = None,
     ) -> None:
-        self._call = _compiled_call(model, [spec.name for spec in problem.inputs], copies=writes_inputs)
-        self._texts = frozenset(spec.name for spec in problem.outputs if spec.dtype is DType.STRING)
-        self._code, self._close = code, close
+        texts = frozenset(spec.name for spec in problem.outputs if spec.dtype is DType.STRING)
+        self._names: dict[str, Any] = {"model": model, "private": np.array, "texts": texts, "code": code} | _WORDS
+        self._names["lock"] = Lock()
+        self._close = close
         self._description = dict(description or {})
-        self.thread_safe, self.stateful = thread_safe, stateful
+        self.stateful = stateful
+        names = [spec.name for spec in problem.inputs]
+        source = _source(names, copies=writes_inputs, queues=not thread_safe)
+        exec(compile(source, "<neuropod_python call>", "exec"), self._names)  # noqa: S102 - identifiers and our own words
+        vars(self)["infer"] = self._names["infer"]  # Spares each call a call.
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
-        """Call the model."""
-        try:
-            results = self._call(inputs)
-        except (KeyboardInterrupt, ModelClosedError):
-            raise
-        except BaseException as error:  # The code of a package may raise anything, SystemExit too.
-            raise failure(error, self._code) from error
-        if outputs is None and not self._texts and are_all_private(results):
-            return results  # type: ignore[no-any-return]  # looked at, value by value
-        is_private = is_private_dict(results)
-        return _taken(results, self._texts, outputs, is_private=is_private)
+        """Call the model; a model that is not safe in threads lets one call at a time in."""
+        results: Tensors = self._names["infer"](inputs, outputs)
+        return results
 
     def close(self) -> None:
-        """Drop the model and its modules."""
-        self._call = _closed
-        self._close()
+        """Wait for the call before, then drop the model and its modules."""
+        with self._names["lock"]:
+            self._names["model"] = _closed
+            self._close()
 
     @property
     def description(self) -> Mapping[str, object]:
@@ -116,25 +113,33 @@ def place_of(traceback: TracebackType | None, code: Path) -> str:
     return own[-1] if own else ""
 
 
-def _closed(inputs: Tensors) -> None:
+def _closed(**inputs: Array) -> None:
     del inputs
     raise ModelClosedError("the model is closed", remedy="load it again")
 
 
-def _compiled_call(model: Callable[..., Any], names: list[str], *, copies: bool) -> Callable[[Tensors], Any]:
-    """Make the call of `model`; with the keywords written out it takes half the time of one through a dictionary."""
-    private = _private if copies else _as_it_is
-    if not all(name.isascii() and name.isidentifier() and not iskeyword(name) for name in names):
-        return lambda inputs: model(**{name: private(array) for name, array in inputs.items()})
-    complete = ", ".join(f"{name}={'private' * copies}(inputs[{name!r}])" for name in names)
-    some = "**{name: private(array) for name, array in inputs.items()}"
-    source = f"lambda inputs: model({complete}) if len(inputs) == {len(names)} else model({some})"
-    call: Callable[[Tensors], Any] = eval(source, {"model": model, "private": private})  # noqa: S307 - identifiers only
-    return call
+_CALL = """
+def infer(inputs, outputs=None):
+    try:
+        {queue}results = {call}
+    except unchanged:
+        raise
+    except BaseException as error:  # The code of a package may raise anything, SystemExit too.
+        raise failure(error, code) from error
+    if outputs is None and not texts and are_all_private(results):
+        return results
+    is_private = is_private_dict(results)  # While nothing but the variable refers to it.
+    return taken(results, texts, outputs, is_private=is_private)
+"""
 
 
-def _as_it_is(array: Array) -> Array:
-    return array
+def _source(names: list[str], *, copies: bool, queues: bool) -> str:
+    """Write the call of a model; with the keywords written out it takes half the time of one through a dictionary."""
+    whole = "model(**{name: private(array) for name, array in inputs.items()})" if copies else "model(**inputs)"
+    if all(name.isascii() and name.isidentifier() and not iskeyword(name) for name in names):
+        complete = ", ".join(f"{name}={'private' * copies}(inputs[{name!r}])" for name in names)
+        whole = f"model({complete}) if len(inputs) == {len(names)} else {whole}"
+    return _CALL.format(queue="with lock: " * queues, call=whole)
 
 
 def _taken(results: object, texts: frozenset[str], outputs: Names, *, is_private: bool) -> Tensors:
@@ -170,3 +175,12 @@ def _no_tensors(results: object) -> InferenceError:
         results.close()
     remedy = "return a dictionary of arrays by output name"
     return InferenceError(f"the model returned {describe(results)}, not tensors by name", remedy=remedy)
+
+
+_WORDS: dict[str, Any] = {
+    "are_all_private": are_all_private,
+    "failure": failure,
+    "is_private_dict": is_private_dict,
+    "taken": _taken,
+    "unchanged": (KeyboardInterrupt, ModelClosedError),
+}
