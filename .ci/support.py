@@ -57,7 +57,7 @@ def row(suite: Suite) -> str:
 def framework(suite: Suite) -> str:
     """Name the framework and its release; empty if there is none."""
     found = suite["framework"]
-    return f"{found['name']} {found['version'].partition('+')[0]}" if found else ""
+    return f"{found['name'].replace('_', '-')} {found['version'].partition('+')[0]}" if found else ""
 
 
 def reasons(checks: list[dict[str, str]]) -> str:
