@@ -101,7 +101,7 @@ class Cache:
         target = self._packages / key
         self._make(self._packages)
         # What another opener published meanwhile is in use by now: it must not be taken away, not even for a moment.
-        with _alone(self._base / "lock"):
+        with _alone(self.folder / "lock"):
             if self.content(key) is None:
                 with contextlib.suppress(FileNotFoundError):
                     target.rename(work / "damaged")
