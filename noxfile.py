@@ -185,6 +185,15 @@ def scratch(session: nox.Session, name: str, lines: list[str]) -> str:
     return str(path)
 
 
+@nox.session
+def support(session: nox.Session) -> None:
+    """Write the support table of README.md from the reports of the last run of the tests, or from files after `--`."""
+    reports = session.posargs or sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("reports/*-*.json"))
+    if not reports:
+        session.error("no reports; run: nox -s tests")
+    session.run("python", ".ci/support.py", "README.md", *reports)
+
+
 # -------------------------------------------------------------------------------------------------------- for releases
 
 
