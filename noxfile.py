@@ -224,11 +224,8 @@ def changelog(session: nox.Session) -> None:
 @nox.session
 def release(session: nox.Session) -> None:
     """Release one distribution: `-- torch 0.4.0` commits, tags and builds; pushing and uploading stay with you."""
-    name, version = session.posargs
-    distribution = next(path for path in DISTRIBUTIONS if path.name == f"neuropod_{name}")
+    name, distribution, version = release_asked(session)
     tag = f"{name}-v{version}"
-    if session.run("git", "status", "--porcelain", external=True, silent=True):
-        session.error("the working tree has changes; commit or stash them")
     install(session, *GROUPS["build"], *GROUPS["changelog"])
     metadata = distribution / "pyproject.toml"
     metadata.write_text(re.sub(r'(?m)^version = ".*"$', f'version = "{version}"', metadata.read_text(), count=1))
@@ -237,3 +234,23 @@ def release(session: nox.Session) -> None:
     session.run("git", "tag", "--annotate", tag, "--message", f"{distribution.name} {version}", external=True)
     build_one(session, distribution)
     session.log(f"next: git push --follow-tags, then upload dist/{distribution.name}-{version}*")
+
+
+def release_asked(session: nox.Session) -> tuple[str, Path, str]:
+    """Read what to release, and refuse what would stop half-way."""
+    names = {path.name.removeprefix("neuropod_"): path for path in DISTRIBUTIONS}
+    name, version = (*session.posargs, "", "")[:2]
+    if name not in names or not re.fullmatch(r"\d+\.\d+\.\d+", version):
+        session.error(f"say what to release: nox -s release -- {'|'.join(names)} 0.4.0")
+    if not list(ROOT.glob(f"{names[name]}/changes/*.md")):
+        session.error(f"nothing to release: no fragment in {names[name]}/changes")
+    if git(session, "tag", "--list", f"{name}-v{version}"):
+        session.error(f"released before: there is a tag {name}-v{version}")
+    if git(session, "status", "--porcelain"):
+        session.error("the working tree has changes; commit or stash them")
+    return name, names[name], version
+
+
+def git(session: nox.Session, *arguments: str) -> str:
+    """Ask git."""
+    return str(session.run("git", *arguments, external=True, silent=True))
