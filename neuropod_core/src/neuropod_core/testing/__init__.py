@@ -23,6 +23,7 @@ pytest.register_assert_rewrite(
 
 from neuropod_core.testing._backend_tests import BackendTests
 from neuropod_core.testing._models import NotExpressibleError, Sample, StandardModel, WriteModel
+from neuropod_core.testing._packages import fake_package
 from neuropod_core.testing.strategies import problems, tensors, tensors_for
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Sample",
     "StandardModel",
     "WriteModel",
+    "fake_package",
     "problems",
     "tensors",
     "tensors_for",
