@@ -232,6 +232,33 @@ class Executor(ABC):
         del inputs, outputs
         raise OptionError("this backend gives no native tensors", "result='native'", "leave result out: arrays come")
 
+    def infer_within(self, timeout_s: float | None, inputs: Tensors, outputs: Names = None) -> Tensors:
+        """Run the model once, and wait no longer than `timeout_s` where that is possible; here it is not.
+
+        Raises
+        ------
+        DeadlineError
+            If the time is up before the results are there.
+        """
+        del timeout_s
+        return self.infer(inputs, outputs)
+
+    async def infer_async(self, inputs: Tensors, outputs: Names = None, timeout_s: float | None = None) -> Tensors:
+        """Run the model once while the event loop goes on: in a thread, unless the placement knows better."""
+        import asyncio  # Slow to import; whoever awaits has it.
+
+        return await asyncio.to_thread(self.infer_within, timeout_s, inputs, outputs)
+
+    def allocate(self, shape: tuple[int, ...], dtype: DType) -> Array:
+        """Give an array, its content undefined, where the executor reads inputs without a copy."""
+        if dtype is DType.STRING:
+            return np.full(shape, "", dtype=object)
+        return np.empty(shape, dtype.numpy)
+
+    def stats(self) -> Mapping[str, object]:
+        """Count what has happened so far; nothing where nothing is counted."""
+        return _NOTHING
+
     @abstractmethod
     def close(self) -> None:
         """Free what the model holds.

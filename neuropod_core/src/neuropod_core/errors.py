@@ -306,3 +306,46 @@ class OutOfDeviceMemoryError(InferenceError, MemoryError):
 
 class ModelClosedError(InferenceError):
     """The model was closed, it cannot be called any more."""
+
+
+class DeadlineError(InferenceError, TimeoutError):
+    """A call did not end in the time that its caller gave it; what runs in the worker runs on, its result is dropped."""
+
+    def __init__(self, timeout_s: float, doing: str, remedy: str = "") -> None:
+        Exception.__init__(self, timeout_s, doing, remedy)
+        self.timeout_s, self.doing, self.remedy = timeout_s, doing, remedy
+
+    def __str__(self) -> str:
+        return sentence(f"the call did not end within {self.timeout_s:g} s ({self.doing})", remedy=self.remedy)
+
+
+class SharedMemoryError(InferenceError, MemoryError):
+    """The shared memory between this process and its workers has no room for a tensor."""
+
+
+class ForkedModelError(InferenceError):
+    """The model was loaded before this process was forked; its worker belongs to the parent."""
+
+
+class WorkerProtocolError(InferenceError):
+    """A worker sent what no worker sends; it is not believed, and ended."""
+
+
+class WorkerDiedError(InferenceError):
+    """The process that ran a model ended while it was needed.
+
+    `how` says how it ended (``signal 9 (SIGKILL)``, ``exit code 3``), `last_lines` what it wrote last to its standard
+    error.
+    """
+
+    def __init__(self, worker: str, how: str, last_lines: tuple[str, ...] = (), remedy: str = "") -> None:
+        Exception.__init__(self, worker, how, last_lines, remedy)
+        self.worker, self.how, self.last_lines, self.remedy = worker, how, tuple(last_lines), remedy
+
+    def __str__(self) -> str:
+        wrote = f"; it wrote: {' | '.join(self.last_lines)}" if self.last_lines else ""
+        return sentence(f"the worker of {self.worker!r} ended by {self.how}{wrote}", remedy=self.remedy)
+
+
+class WorkerStartError(BackendError):
+    """A worker could not be started, or did not become ready in time."""

@@ -16,7 +16,7 @@ from neuropod_core.errors import DeviceError, NeuropodError, OptionError, Plugin
 from neuropod_core.limits import Limits
 from neuropod_core.model import Neuropod
 from neuropod_core.package import Package
-from neuropod_core.placement import IN_PROCESS, Placement
+from neuropod_core.placement import Placement, placement_of
 from neuropod_core.plugins import backend_for, check_framework
 from neuropod_core.trust import Trust, check_trust
 
@@ -29,7 +29,7 @@ def load_neuropod(
     device: str = "cpu",
     trust: Trust | str = Trust.GRAPH,
     backend: str | None = None,
-    placement: Placement = IN_PROCESS,
+    placement: Placement | str = "in_process",
     checks: bool = True,
     cast: Cast = "no",
     options: Mapping[str, Any] | None = None,
@@ -51,7 +51,8 @@ def load_neuropod(
     backend
         The distribution whose backend to use, where several serve the platform.
     placement
-        Where it runs.
+        Where it runs: ``"in_process"``; ``"worker"``, in another process of this machine; or a `Placement` with
+        settings, such as ``Worker(replicas=4)``.
     checks
         Whether inputs and outputs are held to the problem. Without checks the caller answers for them.
     cast
@@ -79,14 +80,14 @@ def load_neuropod(
     SpecError
         If the backend does not carry an element type of its problem.
     """
-    given = Trust.parse(trust)
+    given, place = Trust.parse(trust), placement_of(placement)
     with ExitStack() as undo, Package.open(source, limits=limits, cache_dir=cache_dir) as package:
         chosen = backend_for(package.config.platform, backend)
         _check_trust(package, chosen, given)
         version = check_framework(chosen, package.config.platform_version, f"package {package.config.name!r}")
         asked = _load_options(chosen.descriptor, device, options or {})
         _check_dtypes(package, chosen.descriptor)
-        executor = placement.start(chosen, package.variant(), asked)
+        executor = place.start(chosen, package.variant(), asked)
         undo.callback(executor.close)
         model = Neuropod(package, executor, framework_version=version, checks=checks, cast=cast)
         undo.pop_all()

@@ -99,15 +99,32 @@ class Neuropod:
 
     @overload
     def infer(
-        self, inputs: Mapping[str, Any], outputs: Names = None, *, result: Literal["numpy"] = "numpy"
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Names = None,
+        *,
+        timeout_s: float | None = None,
+        result: Literal["numpy"] = "numpy",
     ) -> Tensors: ...
 
     @overload
     def infer(
-        self, inputs: Mapping[str, Any], outputs: Names = None, *, result: Literal["native"]
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Names = None,
+        *,
+        timeout_s: None = None,
+        result: Literal["native"],
     ) -> NativeTensors: ...
 
-    def infer(self, inputs: Mapping[str, Any], outputs: Names = None, *, result: str = "numpy") -> NativeTensors:
+    def infer(
+        self,
+        inputs: Mapping[str, Any],
+        outputs: Names = None,
+        *,
+        timeout_s: float | None = None,
+        result: str = "numpy",
+    ) -> NativeTensors:
         """Run the model once.
 
         Parameters
@@ -117,6 +134,8 @@ class Neuropod:
             array interface. Read, never written. Those on a device go in as they are where the backend takes them.
         outputs
             Names of the outputs to compute; None for all of them.
+        timeout_s
+            Seconds to wait for a worker or a server; None waits forever. Ignored in process.
         result
             ``"numpy"`` for arrays, or ``"native"`` for tensors of the framework, left on the device where they are
             (text stays an array). Not every backend has them.
@@ -132,6 +151,8 @@ class Neuropod:
             If a tensor contradicts its spec. For an input, the model has not run.
         InferenceError
             If the framework fails, or the model is closed.
+        DeadlineError
+            If the time is up; what runs in the worker runs on, and its result is dropped.
         OptionError
             If `result` is neither of the two, or the backend gives no native tensors.
         """
@@ -139,18 +160,77 @@ class Neuropod:
             if result != "numpy":
                 return self._infer_native(inputs, outputs, result)
             arrays, sizes = self._check_inputs(inputs)
-            if outputs is None:
+            if outputs is None and timeout_s is None:
                 return self._check_outputs(self._executor.infer(arrays), sizes)
-            names = _names(outputs)
-            check = self._check_some(names)
-            return check(self._executor.infer(arrays, names), sizes)
+            names, check = self._asked(outputs)
+            return check(self._executor.infer_within(timeout_s, arrays, names), sizes)
         except NeuropodError as error:
             self._report(error)
             raise
         except Exception as error:  # An executor translates its framework's errors; what it forgot ends here.
-            unforeseen = InferenceError(f"the {self.platform} backend raised {type(error).__name__}: {error}")
-            self._report(unforeseen)
-            raise unforeseen from error
+            raise self._unforeseen(error) from error
+
+    async def infer_async(
+        self, inputs: Mapping[str, Any], outputs: Names = None, *, timeout_s: float | None = None
+    ) -> Tensors:
+        """Run the model once, as `infer` does, while the event loop goes on.
+
+        In process, the call runs in a thread. A task that is cancelled gets no result; what runs, runs on.
+
+        Raises
+        ------
+        NeuropodError
+            As in `infer`.
+        """
+        try:
+            arrays, sizes = self._check_inputs(inputs)
+            names, check = self._asked(outputs)
+            return check(await self._executor.infer_async(arrays, names, timeout_s), sizes)
+        except NeuropodError as error:
+            self._report(error)
+            raise
+        except Exception as error:
+            raise self._unforeseen(error) from error
+
+    def allocate(self, name: str, shape: Sequence[int]) -> Array:
+        """Give an array for an input, in memory that the model reads without a copy wherever it runs.
+
+        Fill it, and pass it to `infer`, as often as you like.
+
+        Parameters
+        ----------
+        name
+            Of the input: it says the element type.
+        shape
+            Lengths, one for each dimension of the input.
+
+        Raises
+        ------
+        TensorMismatchError
+            If there is no such input, or it cannot have such a shape.
+        SharedMemoryError
+            If there is no room.
+        """
+        spec = next((spec for spec in self.inputs if spec.name == name), None)
+        if spec is None:
+            there = ", ".join(spec.name for spec in self.inputs) or "none"
+            raise TensorMismatchError(f"inputs.{name}", f"one of the inputs ({there})", shown(name))
+        lengths = tuple(int(length) for length in shape)
+        fits = len(lengths) == len(spec.shape) and all(
+            length >= 0 and (not isinstance(dim, int) or dim == length)
+            for dim, length in zip(spec.shape, lengths, strict=True)
+        )
+        if not fits:
+            raise TensorMismatchError(f"inputs.{name}", spec.notation, f"the shape {list(lengths)}")
+        return self._executor.allocate(lengths, spec.dtype)
+
+    def stats(self) -> Mapping[str, object]:
+        """Count what has happened so far: calls, who waits, times, restarts, memory; nothing in process.
+
+        Workers give ``calls``, ``failed``, ``running``, ``waiting``, ``latency_us`` (upper bounds in microseconds ->
+        calls), ``restarts``, ``replicas`` and ``shared_memory_bytes``.
+        """
+        return self._executor.stats()
 
     def warm_up(self, sizes: Mapping[str, int] | None = None) -> None:
         """Run the model once, so that the first real call does not pay for lazy set-up.
@@ -230,6 +310,17 @@ class Neuropod:
         inputs = native_input_check(self.problem, self._cast) if self._checks else _unchecked_inputs
         of_some = partial(_check_of_some, self.problem, native_output_check, checks=self._checks)
         return inputs, lru_cache(maxsize=64)(of_some)
+
+    def _asked(self, outputs: Names) -> tuple[Names, OutputCheck]:
+        if outputs is None:
+            return None, self._check_outputs
+        names = _names(outputs)
+        return names, self._check_some(names)
+
+    def _unforeseen(self, error: Exception) -> InferenceError:
+        unforeseen = InferenceError(f"the {self.platform} backend raised {type(error).__name__}: {error}")
+        self._report(unforeseen)
+        return unforeseen
 
     def _report(self, error: NeuropodError) -> None:
         plugins.notify("neuropod_call_failed", model=self, error=error)

@@ -38,6 +38,7 @@ __all__ = [
     "backend_for",
     "block",
     "check_framework",
+    "claim_of",
     "installed",
     "normalized",
     "notify",
@@ -158,6 +159,12 @@ def check_framework(backend: Backend, version_range: str = "*", asked_by: str = 
     if not _in_npm_range(version, version_range, asked_by):
         raise FrameworkVersionError(framework, version_range, version, asked_by, "install a version in that range")
     return version
+
+
+def claim_of(backend: Backend) -> Plugin | None:
+    """Tell which installed plugin gave `backend`; None for one that is registered in this process only."""
+    registered = {claim for claim, _ in _registered.values()}
+    return next((claim for claim, given in _backends.items() if given is backend and claim not in registered), None)
 
 
 def block(distribution: str) -> None:

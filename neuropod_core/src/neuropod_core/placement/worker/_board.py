@@ -1,0 +1,103 @@
+"""The board: a page of words and two trays for each call in flight, in shared memory, with a doorbell on either side.
+
+A slot carries one call at a time. Its words say which call it is and where its tensors lie; small tensors lie in its
+trays, messages (layouts and errors, as JSON) in its envelopes. ``ASKED`` and ``ANSWERED`` are written last: who sees
+the number of a call there sees all that belongs to it. That holds where stores are seen in the order in which they were
+made (x86-64), or after the system call that a doorbell is; see `SPIN_IS_SAFE`.
+
+The side that waits writes 1 into its ``SLEEPING`` word before it goes to sleep; only then does the other one ring.
+Python has no fence between writing one word and reading another, so either side may miss the other by a moment, once:
+whoever goes to sleep looks again after `FIRST_NAP_MS`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import suppress
+from select import POLLIN, poll
+from typing import Any
+
+from neuropod_core.placement.worker._memory import PAGE_BYTES, Segment, rounded
+
+# Each of the first four has a cache line of its own.
+ASKED, WORKER_SLEEPS, ANSWERED, PARENT_SLEEPS = 0, 8, 16, 24
+LAYOUT, MESSAGE_BYTES, BLOCK_SEGMENT, BLOCK_OFFSET, GRANT_SEGMENT, GRANT_OFFSET, GRANT_BYTES, ALONE = range(32, 40)
+STATUS, RESULT_LAYOUT, RESULT_MESSAGE_BYTES, RESULT_BYTES, RESULT_IN_TRAY = range(40, 45)
+PLACES = 48
+"""First of the words, three for each tensor (segment, offset, bytes), that say where tensors without a place lie."""
+
+IN_TRAY = 0
+"""What `BLOCK_SEGMENT` says where the tensors lie in the slot's own tray; segments count from 1."""
+
+GO_ON = 0
+"""What `LAYOUT` says where a call goes on that needed room for its results; layouts count from 1."""
+
+DONE, FAILED, NEEDS_ROOM = 1, 2, 3
+"""What `STATUS` says: results are there; an error is; results are, and need a grant of `RESULT_BYTES`."""
+
+TRAY_BYTES = 64 << 10
+"""Tensors of a call that together take no more lie in the slot itself."""
+
+FIRST_NAP_MS = 1
+SPIN_IS_SAFE = platform.machine().lower() in ("x86_64", "amd64")
+
+
+class Shape:
+    """How large the parts of a slot are, for a model of so many tensors; both sides compute it alike."""
+
+    def __init__(self, tensors: int) -> None:
+        self.located = max(64, tensors)
+        words = PLACES + 2 * 3 * self.located  # For inputs, then for results.
+        self.words_bytes = rounded(8 * words, PAGE_BYTES)
+        self.envelope_bytes = rounded((64 << 10) + 1024 * tensors, PAGE_BYTES)
+        self.slot_bytes = self.words_bytes + 2 * self.envelope_bytes + 2 * TRAY_BYTES
+        self.result_places = PLACES + 3 * self.located
+
+
+class Slot:
+    """One slot of the board, as either side sees it."""
+
+    def __init__(self, board: Segment, shape: Shape, number: int) -> None:
+        start, end = number * shape.slot_bytes, (number + 1) * shape.slot_bytes
+        memory = memoryview(board.memory)[start:end]
+        self.number, self.shape = number, shape
+        self.words: Any = memory[: shape.words_bytes].cast("Q")
+        first = shape.words_bytes
+        self.envelope = memory[first : first + shape.envelope_bytes]
+        self.result_envelope = memory[first + shape.envelope_bytes : first + 2 * shape.envelope_bytes]
+        trays = start + first + 2 * shape.envelope_bytes
+        self.tray: Any = board.bytes[trays : trays + TRAY_BYTES]
+        self.result_tray: Any = board.bytes[trays + TRAY_BYTES : trays + 2 * TRAY_BYTES]
+
+
+class Doorbell:
+    """Wakes the one who sleeps on it: an ``eventfd``, looked at together with a deadline."""
+
+    def __init__(self, descriptor: int | None = None) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if descriptor is None else descriptor
+        self._poll = poll()
+        self._poll.register(self.descriptor, POLLIN)
+
+    def ring(self) -> None:
+        """Wake whoever sleeps, or keep the next one awake."""
+        with suppress(OSError):  # Full: nobody can miss it. Closed: nobody is there.
+            os.eventfd_write(self.descriptor, 1)
+
+    def sleep(self, timeout_ms: float | None) -> bool:
+        """Sleep until somebody rings or the time is up; tell whether somebody rang."""
+        if not self._poll.poll(timeout_ms):
+            return False
+        self.silence()
+        return True
+
+    def silence(self) -> None:
+        """Forget that somebody rang."""
+        with suppress(OSError):
+            os.eventfd_read(self.descriptor)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

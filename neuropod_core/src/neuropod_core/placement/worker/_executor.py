@@ -1,0 +1,332 @@
+"""Runs calls in workers: as `Executor` promises, from any thread and from tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from neuropod_core.backend import Array, Executor, Names, NativeTensors, Tensors
+from neuropod_core.dtypes import DType
+from neuropod_core.errors import (
+    DeadlineError,
+    ForkedModelError,
+    ModelClosedError,
+    NeuropodError,
+    OptionError,
+    WorkerProtocolError,
+    WorkerStartError,
+)
+from neuropod_core.placement.worker import _board as board
+from neuropod_core.placement.worker._connection import Connection
+from neuropod_core.placement.worker._line import Line
+from neuropod_core.placement.worker._memory import Pool
+from neuropod_core.placement.worker._recipe import Recipe
+from neuropod_core.placement.worker._stats import stats_of
+from neuropod_core.placement.worker._supervisor import Limits, Supervisor
+
+_OFF_THE_LOOP_BYTES = 256 << 10
+"""Inputs of a task that take more are copied in a thread, so that the loop goes on."""
+
+_everyone: weakref.WeakSet[WorkerExecutor] = weakref.WeakSet()
+
+
+class WorkerExecutor(Executor):
+    """One model in one or several workers; each call goes to the least busy.
+
+    Parameters
+    ----------
+    recipes
+        What to start, one for each replica.
+    limits
+        When a worker is started anew.
+    pool_bytes
+        The most shared memory, for all replicas together.
+    kills_late
+        Whether a call past its deadline ends the worker that runs it.
+    """
+
+    thread_safe = True
+
+    def __init__(self, recipes: list[Recipe], limits: Limits, pool_bytes: int, *, kills_late: bool) -> None:
+        self._pool, self._kills_late = Pool(pool_bytes), kills_late
+        self._changed = threading.Condition()
+        self._refusal: NeuropodError | None = None
+        self._supervisors = [Supervisor(recipe, limits, self._pool, self._changed) for recipe in recipes]
+        self._ender = weakref.finalize(self, _end, self._supervisors, self._pool, os.getpid())
+        _everyone.add(self)
+        try:
+            self._wait_for_all()
+        except BaseException:
+            self._ender()
+            raise
+        self.stateful = any(supervisor.ready["stateful"] for supervisor in self._supervisors)
+        if self.stateful and len(recipes) > 1:
+            self._ender()
+            remedy = "pass replicas=1: a call changes what later calls give, and they would go elsewhere"
+            raise OptionError("a stateful model has one worker", at="replicas", remedy=remedy)
+
+    @property
+    def description(self) -> Mapping[str, object]:
+        """What the executor in the worker says of itself, and where it runs."""
+        pids = [supervisor.pid for supervisor in self._supervisors]
+        return {**self._supervisors[0].ready["description"], "placement": "worker", "pids": pids}
+
+    def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
+        """Run the model in a worker."""
+        return self.infer_within(None, inputs, outputs)
+
+    def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
+        """Run the model in a worker; between processes, tensors are NumPy arrays."""
+        return dict(self.infer_within(None, inputs, outputs))
+
+    def infer_within(self, timeout_s: float | None, inputs: Tensors, outputs: Names = None) -> Tensors:
+        """Run the model in a worker, and wait no longer than `timeout_s`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        connection, line = self._line(deadline, timeout_s)
+        spins = connection.may_spin()
+        started = time.perf_counter_ns()
+        try:
+            line.put(inputs, outputs, deadline)
+            results = None
+            while results is None:
+                line.ask(spins=spins)
+                line.wait(deadline, spins=spins)
+                results = line.take(deadline)
+        except BaseException as error:
+            raise self._said(error, connection, line, timeout_s) from error.__cause__
+        line.times[(time.perf_counter_ns() - started).bit_length()] += 1
+        line.calls += 1
+        line.clear()
+        connection.gate.give(line)
+        return results
+
+    async def infer_async(self, inputs: Tensors, outputs: Names = None, timeout_s: float | None = None) -> Tensors:
+        """Run the model in a worker while the loop goes on."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        connection, line = await self._line_async(deadline, timeout_s)
+        started = time.perf_counter_ns()
+        try:
+            results = await _carried(line, inputs, outputs, deadline)
+        except BaseException as error:
+            raise self._said(error, connection, line, timeout_s) from error.__cause__
+        line.times[(time.perf_counter_ns() - started).bit_length()] += 1
+        line.calls += 1
+        connection.release(line)
+        return results
+
+    def allocate(self, shape: tuple[int, ...], dtype: DType) -> Array:
+        """Give an array that lies where the workers read it."""
+        if dtype is DType.STRING:
+            return super().allocate(shape, dtype)
+        empty = super().allocate((), dtype)
+        nbytes = int(empty.itemsize)
+        for length in shape:
+            nbytes *= length
+        if not nbytes:
+            return super().allocate(shape, dtype)
+        lease = self._pool.lend(self._pool.allocate(nbytes))
+        return np.ndarray(shape, dtype.numpy, buffer=lease.owner())  # type: ignore[arg-type]  # an array is a buffer
+
+    def stats(self) -> dict[str, Any]:
+        """Count what has happened so far."""
+        return stats_of(self._supervisors, self._pool)
+
+    def close(self) -> None:
+        """End the workers; results that callers hold stay good."""
+        self._refusal = self._refusal or ModelClosedError("the model is closed", remedy="load it again")
+        self._ender()
+
+    def forked(self) -> None:
+        """In the child of a fork: the workers are the parent's, and stay with it."""
+        what = "the model was loaded before this process was forked, and its worker is the parent's"
+        self._refusal = ForkedModelError(what, remedy="load the model in the child")
+        self._ender.detach()
+        self._changed = threading.Condition()
+        for supervisor in self._supervisors:
+            supervisor.forked()
+
+    # -- getting a line
+
+    def _line(self, deadline: float | None, timeout_s: float | None) -> tuple[Connection, Line]:
+        """Give a line of the least busy worker, waiting for one that is free, or for a worker that is starting."""
+        while True:
+            connection = self._connection(deadline, timeout_s)
+            line = connection.gate.take(None if deadline is None else deadline - time.monotonic())
+            if line is not None:
+                return connection, line
+            if deadline is not None and time.monotonic() >= deadline:
+                raise _late(timeout_s, "it waited for calls before it")
+
+    async def _line_async(self, deadline: float | None, timeout_s: float | None) -> tuple[Connection, Line]:
+        while True:
+            connection = self._found() or await asyncio.to_thread(self._connection, deadline, timeout_s)
+            line = await _delivered(connection, deadline)
+            if line is not None:
+                return connection, line
+            if deadline is not None and time.monotonic() >= deadline:
+                raise _late(timeout_s, "it waited for calls before it")
+
+    def _connection(self, deadline: float | None, timeout_s: float | None) -> Connection:
+        connection = self._found()
+        if connection is not None:
+            return connection
+        with self._changed:
+            while (connection := self._found()) is None:
+                left_s = None if deadline is None else deadline - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    raise _late(timeout_s, "it waited for a worker that is starting")
+                self._changed.wait(left_s)
+        return connection
+
+    def _found(self) -> Connection | None:
+        """Give the least busy connection; None while every worker is starting."""
+        if self._refusal is not None:
+            raise self._refusal
+        first = self._supervisors[0]
+        if len(self._supervisors) == 1 and first.connection is not None:
+            return first.connection
+        there = [each.connection for each in self._supervisors if each.connection is not None]
+        if there:
+            return min(there, key=lambda connection: connection.load)
+        if all(each.failure is not None for each in self._supervisors):
+            raise _again(first.failure)
+        return None
+
+    # -- when a call does not come to its end
+
+    def _said(
+        self, error: BaseException, connection: Connection, line: Line, timeout_s: float | None
+    ) -> BaseException:
+        line.failed += 1
+        if isinstance(error, WorkerProtocolError):
+            connection.accuse(error)
+        connection.settle(line)
+        if isinstance(error, DeadlineError):
+            return self._late_call(connection, timeout_s)
+        return _again(error) if error is line.failure else error
+
+    def _late_call(self, connection: Connection, timeout_s: float | None) -> DeadlineError:
+        if self._kills_late:
+            for supervisor in self._supervisors:
+                if supervisor.connection is connection:
+                    supervisor.kill("a call was past its deadline")
+        return _late(timeout_s, "its worker was busy with it")
+
+    def _wait_for_all(self) -> None:
+        with self._changed:
+            while True:
+                for supervisor in self._supervisors:
+                    if supervisor.failure is not None:
+                        raise supervisor.failure
+                if all(supervisor.connection is not None for supervisor in self._supervisors):
+                    return
+                self._changed.wait()
+
+
+async def _carried(line: Line, inputs: Tensors, outputs: Names, deadline: float | None) -> Tensors:
+    if sum(getattr(array, "nbytes", 0) for array in inputs.values()) > _OFF_THE_LOOP_BYTES:
+        await asyncio.shield(asyncio.to_thread(line.put, inputs, outputs, deadline))
+    else:
+        line.put(inputs, outputs, deadline)
+    results = None
+    while results is None:
+        line.ask(spins=False)
+        await _answered(line, deadline)
+        results = line.take(deadline)
+    return results
+
+
+async def _answered(line: Line, deadline: float | None) -> None:
+    """Wait for the answer on the loop; the first nap is short, as in `Line.wait`."""
+    loop = asyncio.get_running_loop()
+    rung = asyncio.Event()
+    loop.add_reader(line.bell.descriptor, rung.set)
+    line.listen()
+    nap_s: float | None = board.FIRST_NAP_MS / 1000
+    try:
+        while not line.answered:
+            if line.failure is not None:
+                raise line.failure
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                raise DeadlineError(0, "its answer was waited for")
+            try:
+                await asyncio.wait_for(rung.wait(), min((s for s in (nap_s, left_s) if s is not None), default=None))
+            except asyncio.TimeoutError:
+                nap_s = None
+            rung.clear()
+            line.bell.silence()
+    finally:
+        loop.remove_reader(line.bell.descriptor)
+        line.unlisten()
+
+
+async def _delivered(connection: Connection, deadline: float | None) -> Line | None:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Line | None] = loop.create_future()
+
+    def deliver(line: Line | None) -> None:
+        try:
+            loop.call_soon_threadsafe(arrive, line)
+        except RuntimeError:  # The loop was closed meanwhile.
+            if line is not None:
+                connection.gate.give(line)
+
+    def arrive(line: Line | None) -> None:
+        if not future.cancelled():
+            future.set_result(line)
+        elif line is not None:
+            connection.gate.give(line)
+
+    if connection.gate.free:
+        line = connection.gate.take(0)
+        if line is not None:
+            return line
+    connection.gate.ask(deliver)
+    try:
+        return await asyncio.wait_for(future, None if deadline is None else max(deadline - time.monotonic(), 0))
+    except asyncio.TimeoutError:
+        return None
+    finally:
+        if future.cancelled():
+            connection.gate.withdraw(deliver)
+
+
+def _late(timeout_s: float | None, doing: str) -> DeadlineError:
+    return DeadlineError(timeout_s or 0, doing, "give it longer, or pass more replicas")
+
+
+def _again(error: BaseException | None) -> NeuropodError:
+    """Give an error of its own to every caller: a traceback belongs to one."""
+    if not isinstance(error, NeuropodError):
+        return WorkerStartError("no worker is there")
+    copy: NeuropodError = type(error)(*error.args)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def _end(supervisors: list[Supervisor], pool: Pool, process: int) -> None:
+    if os.getpid() != process:
+        return
+    for supervisor in supervisors:
+        supervisor.begin_to_close()
+    for supervisor in supervisors:
+        supervisor.close()
+    pool.close()
+
+
+def _in_child() -> None:
+    for executor in list(_everyone):
+        with suppress(Exception):
+            executor.forked()
+
+
+os.register_at_fork(after_in_child=_in_child)

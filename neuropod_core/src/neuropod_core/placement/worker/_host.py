@@ -1,0 +1,216 @@
+"""The worker: what runs in the other process, from its first breath to its last."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from neuropod_core import plugins
+from neuropod_core.backend import Backend, Executor, LoadOptions
+from neuropod_core.errors import ModelLoadError, NeuropodError, WorkerProtocolError
+from neuropod_core.placement._in_process import InProcess
+from neuropod_core.placement.worker import _frames
+from neuropod_core.placement.worker._board import Doorbell, Shape, Slot
+from neuropod_core.placement.worker._desk import Desk
+from neuropod_core.placement.worker._memory import Segment, adopt_segment
+from neuropod_core.placement.worker._spin import may_spin
+from neuropod_core.placement.worker._travel import facts_of
+from neuropod_core.problem import Problem
+from neuropod_core.variants import Variant
+
+_PR_SET_PDEATHSIG = 1
+_SEGMENT_TIMEOUT_S = 10.0
+
+
+def main(link: socket.socket, first: Mapping[str, Any]) -> None:
+    """Load the model that the parent names, and serve it until the parent is gone."""
+    settle(first)
+    _frames.send(link, {"hello": _frames.PROTOCOL, "python": sys.version.split()[0]})
+    order = _next(link)
+    try:
+        executor, problem = _loaded(order)
+    except NeuropodError as error:
+        _frames.send(link, {"error": facts_of(error)})
+        _end(0)
+    _frames.send(link, {"ready": _told_of(executor)})
+    message, descriptors = _next_with_descriptors(link)
+    Service(executor, problem, str(order["platform"])).run(link, message["serve"], descriptors)
+
+
+def settle(first: Mapping[str, Any]) -> None:
+    """Set up the process: it ends with its parent, leaves Ctrl-C to it, and keeps within its limits."""
+    _die_with_parent(int(first["parent"]))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # else: AttributeError
+    if first.get("debug"):
+        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+    if first.get("cpus"):
+        os.sched_setaffinity(0, first["cpus"])
+    if first.get("nice"):
+        os.nice(first["nice"])
+    if first.get("memory_limit_bytes"):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (first["memory_limit_bytes"],) * 2)
+
+
+class Service:
+    """Serves a loaded model: one thread for each slot, one that listens to the parent."""
+
+    def __init__(self, executor: Executor, problem: Problem, platform: str) -> None:
+        self._executor, self._problem, self._platform = executor, problem, platform
+        self._segments: dict[int, Segment] = {}
+        self._news = threading.Condition()
+
+    def run(self, link: socket.socket, order: Mapping[str, Any], descriptors: list[int]) -> None:
+        """Serve until the parent is gone."""
+        slots, shape = int(order["slots"]), Shape(int(order["tensors"]))
+        board = adopt_segment(0, descriptors[0], int(order["nbytes"]))
+        bells = [Doorbell(descriptor) for descriptor in descriptors[1:]]
+        desks = [
+            Desk(
+                Slot(board, shape, number),
+                *bells[2 * number : 2 * number + 2],
+                self._segment,
+                self._executor,
+                self._problem,
+                self._platform,
+                spins=may_spin(),
+            )
+            for number in range(slots)
+        ]
+        gc.freeze()  # What is loaded stays: collections need not look at it again.
+        threading.Thread(target=self._listen, args=(link,), name="neuropod-parent", daemon=True).start()
+        for desk in desks[1:]:
+            threading.Thread(target=_serve, args=(desk,), name="neuropod-slot", daemon=True).start()
+        _serve(desks[0])
+
+    def _segment(self, number: int) -> Segment:
+        segment = self._segments.get(number)
+        if segment is not None:
+            return segment
+        with self._news:
+            if not self._news.wait_for(lambda: number in self._segments, _SEGMENT_TIMEOUT_S):
+                raise WorkerProtocolError(f"shared memory {number} never came")
+            return self._segments[number]
+
+    def _listen(self, link: socket.socket) -> None:
+        try:
+            while (got := _frames.receive(link)) is not None:
+                self._hear(*got)
+        except (OSError, NeuropodError) as error:
+            print(f"the parent cannot be understood: {error}", file=sys.stderr)
+        with suppress(Exception):  # The process ends, whatever the executor says to that.
+            self._executor.close()
+        _end(0)
+
+    def _hear(self, message: Mapping[str, Any], descriptors: list[int]) -> None:
+        with self._news:
+            if "segment" in message:
+                number = int(message["segment"])
+                self._segments[number] = adopt_segment(number, descriptors[0], int(message["nbytes"]))
+                self._segments[number].close()  # The mapping stays.
+                self._news.notify_all()
+            elif "drop" in message:
+                self._segments.pop(int(message["drop"]), None)
+
+
+def _serve(desk: Desk) -> None:
+    try:
+        desk.serve()
+    except SystemExit as stop:
+        _end(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        _end(1)
+
+
+def _loaded(order: Mapping[str, Any]) -> tuple[Executor, Problem]:
+    backend = _backend(order)
+    fields = order["variant"]
+    folder = Path(fields["folder"])
+    problem = Problem.from_dict(fields["problem"])
+    variant = Variant(
+        platform=order["platform"],
+        folder=folder,
+        problem=problem,
+        name=fields["name"],
+        config=MappingProxyType(fields["config"]),
+        custom_ops=tuple(map(Path, fields["custom_ops"])),
+        input_devices=MappingProxyType(fields["input_devices"]),
+    )
+    options = LoadOptions(order["device"], MappingProxyType(order["values"]))
+    try:
+        return InProcess().start(backend, variant, options), problem
+    except NeuropodError:
+        raise
+    except Exception as error:
+        raise ModelLoadError(f"loading raised {type(error).__name__}: {error}", at=str(folder)) from error
+
+
+def _backend(order: Mapping[str, Any]) -> Backend:
+    """Give the backend that the parent chose: the same plugin by its name, or, elsewhere, the one installed here."""
+    if not order.get("target"):
+        return plugins.backend_for(order["platform"], order.get("distribution"))
+    return plugins.Plugin(order["platform"], order["distribution"], order["version"], order["target"]).backend()
+
+
+def _told_of(executor: Executor) -> dict[str, Any]:
+    described = {str(key): _plain(value) for key, value in executor.description.items()}
+    return {"stateful": bool(executor.stateful), "description": described, "serial": _is_serial(executor)}
+
+
+def _is_serial(executor: Executor) -> bool:
+    from neuropod_core.placement._in_process import Serial
+
+    return isinstance(executor, Serial)
+
+
+def _plain(value: object) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple | set | frozenset) else str(value)
+
+
+def _next(link: socket.socket) -> dict[str, Any]:
+    return _next_with_descriptors(link)[0]
+
+
+def _next_with_descriptors(link: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    got = _frames.receive(link)
+    if got is None:
+        _end(0)
+    return got
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask the kernel for SIGKILL when the thread that started this process ends: it lives as long as the model does."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if parent != os.getppid():
+            _end(0)
+
+
+def _end(code: int) -> Any:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(code)

@@ -1,0 +1,185 @@
+"""How the tensors of one call lie in shared memory: agreed once for each set of names, types and shapes.
+
+A layout travels as plain JSON and is checked like anything that another process says. Text has no fixed size: it lies
+as its end positions (one ``uint64`` each) followed by UTF-8, at a place that each call names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from neuropod_core.backend import Array
+from neuropod_core.dtypes import DType
+from neuropod_core.errors import SpecError, TensorMismatchError, WorkerProtocolError, shown
+from neuropod_core.tensors import as_array, as_text, describe, dtype_of, object_array
+
+ALIGNMENT = 64
+"""Tensors begin at multiples of this many bytes: a cache line, and the widest vector register."""
+
+_Tensor = tuple[str, DType, tuple[int, ...], bool]
+
+_MOST_BYTES = 1 << 46
+_MOST_DIMENSIONS = 64
+
+
+@dataclass(frozen=True)
+class Place:
+    """One tensor: what it is, and where it begins.
+
+    One that is `located` has no place here, since each call says where it lies: text, whose size varies, and arrays
+    that lie in shared memory already.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    located: bool
+    offset: int
+    nbytes: int
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it holds strings."""
+        return self.dtype is DType.STRING
+
+    @property
+    def items(self) -> int:
+        """How many elements it has."""
+        return prod(self.shape)
+
+    def view(self, memory: Any, offset: int | None = None) -> Array:
+        """Give the tensor as an array over `memory`."""
+        start = self.offset if offset is None else offset
+        return np.ndarray(self.shape, self.dtype.numpy, buffer=memory, offset=start)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of one call, in order, and the bytes that those with a place take together."""
+
+    places: tuple[Place, ...]
+    nbytes: int
+
+    @property
+    def fixed(self) -> bool:
+        """Whether every tensor has its place."""
+        return not any(place.located for place in self.places)
+
+    def to_json(self) -> list[list[Any]]:
+        """Give what `layout_from_json` reads."""
+        return [[place.name, place.dtype.value, list(place.shape), place.located] for place in self.places]
+
+
+def layout_of(tensors: Mapping[str, Array], located: Container[str] = ()) -> Layout:
+    """Lay out arrays, but for those that are `located`.
+
+    Raises
+    ------
+    TensorMismatchError
+        If an array has an element type outside of the closed set.
+    """
+    return _laid_out((name, _dtype(name, array), array.shape, name in located) for name, array in tensors.items())
+
+
+def layout_from_json(value: object) -> Layout:
+    """Read a layout that another process wrote.
+
+    Raises
+    ------
+    WorkerProtocolError
+        If it is none.
+    """
+    try:
+        return _laid_out(_checked(*item) for item in value)  # type: ignore[attr-defined]  # else: TypeError, below
+    except (TypeError, SpecError) as error:
+        raise WorkerProtocolError(f"a layout of tensors cannot be {shown(value)}: {error}") from error
+
+
+def plain(tensors: Mapping[str, Any]) -> dict[str, Array]:
+    """Give every tensor as an array in the form that travels: native types, text as objects of type `str`.
+
+    Raises
+    ------
+    TensorMismatchError
+        If one cannot be had as an array.
+    """
+    return {name: _plain(name, value) for name, value in tensors.items()}
+
+
+def encode_text(array: Array) -> bytes:
+    """Write an array of `str`: the end of each in the text that follows, then the text."""
+    items = [text.encode() for text in array.ravel().tolist()]
+    ends = np.cumsum([len(item) for item in items], dtype=np.uint64)
+    return ends.tobytes() + b"".join(items)
+
+
+def decode_text(data: bytes, place: Place) -> Array:
+    """Read what `encode_text` wrote, from bytes that nobody else can change any more.
+
+    Raises
+    ------
+    WorkerProtocolError
+        If it is anything else.
+    """
+    count = place.items
+    try:
+        ends = np.frombuffer(data, np.uint64, count).tolist()
+        text = data[8 * count :]
+        if (ends[-1] if ends else 0) != len(text) or sorted(ends) != ends:
+            raise ValueError("its ends do not fit")
+        return object_array(_cut(text, ends), place.shape)
+    except ValueError as error:  # UnicodeDecodeError is one too.
+        raise WorkerProtocolError(f"text tensor {place.name!r} cannot be read: {error}") from error
+
+
+def _cut(text: bytes, ends: list[int]) -> list[str]:
+    if text.isascii():
+        whole = text.decode()
+        return [whole[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return [text[start:end].decode() for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _laid_out(tensors: Iterable[_Tensor]) -> Layout:
+    places, end = [], 0
+    for name, dtype, shape, located in tensors:
+        nbytes = prod(shape) * dtype.itemsize
+        away = located or dtype is DType.STRING
+        places.append(Place(name, dtype, shape, away, 0 if away else end, nbytes))
+        end += 0 if away else aligned(nbytes)
+    return Layout(tuple(places), end)
+
+
+def aligned(nbytes: int) -> int:
+    """Round up to where the next tensor may begin."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def _checked(name: object, dtype: object, shape: object, located: object) -> _Tensor:
+    if not isinstance(name, str) or not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
+        raise TypeError(shown(name))
+    if not isinstance(located, bool):
+        raise TypeError(shown(located))
+    if not all(type(length) is int and length >= 0 for length in shape) or prod(shape) > _MOST_BYTES:
+        raise TypeError(shown(shape))
+    return name, DType.parse(dtype), tuple(shape), located
+
+
+def _dtype(name: str, array: Array) -> DType:
+    dtype = dtype_of(array)
+    if dtype is None:
+        raise TensorMismatchError(f"inputs.{name}", "an element type that travels", describe(array))
+    return dtype
+
+
+def _plain(name: str, value: object) -> Array:
+    array = as_array(value)
+    if array is not None and array.dtype.kind in "OUST":
+        array = as_text(array)
+    if array is None:
+        raise TensorMismatchError(name, "an array that can travel to another process", describe(value))
+    return array

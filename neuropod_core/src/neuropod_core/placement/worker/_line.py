@@ -1,0 +1,350 @@
+"""One slot from the parent's side: a call is put, asked, waited for and taken."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from neuropod_core.backend import Names, Tensors
+from neuropod_core.errors import DeadlineError, InferenceError, NeuropodError, WorkerProtocolError
+from neuropod_core.placement.worker import _board as board
+from neuropod_core.placement.worker._board import Doorbell, Slot
+from neuropod_core.placement.worker._frames import parsed
+from neuropod_core.placement.worker._layouts import Layout, decode_text, layout_from_json, layout_of, plain
+from neuropod_core.placement.worker._memory import Block, Pool, Segment
+from neuropod_core.placement.worker._spin import Spin, alone
+from neuropod_core.placement.worker._travel import error_from
+from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
+
+if TYPE_CHECKING:
+    from neuropod_core.backend import Array
+
+_MOST_LAYOUTS = 256
+
+
+class _Request:
+    """Names, types and shapes of a call's inputs, and the outputs it asks for: known to the worker by a number."""
+
+    __slots__ = ("layout", "number", "outputs", "result_bytes", "tray")
+
+    def __init__(self, number: int, layout: Layout, outputs: Names, memory: Any) -> None:
+        self.number, self.layout, self.outputs = number, layout, outputs
+        self.tray = Tray(layout, memory) if layout.fixed and layout.nbytes <= board.TRAY_BYTES else None
+        self.result_bytes = 0
+
+
+class _Answer:
+    """Names, types and shapes of results, known by the number that the worker gave them."""
+
+    __slots__ = ("layout", "tray")
+
+    def __init__(self, layout: Layout, memory: Any) -> None:
+        self.layout = layout
+        self.tray = Tray(layout, memory) if layout.fixed and layout.nbytes <= board.TRAY_BYTES else None
+
+
+class Line:
+    """Carries one call at a time to the worker and back.
+
+    Parameters
+    ----------
+    slot
+        Where it lies on the board.
+    pool
+        Where tensors lie that are too large for a tray.
+    ring
+        Wakes the worker's side.
+    tell
+        Makes a segment known to the worker.
+    """
+
+    def __init__(self, slot: Slot, pool: Pool, ring: Doorbell, tell: Callable[[Segment], None], *, spins: bool) -> None:
+        self.slot, self.bell = slot, Doorbell()
+        self.failure: NeuropodError | None = None
+        self.call = 0
+        self.asked_ns, self.calls, self.failed = 0, 0, 0
+        self.times = [0] * 64
+        self._words, self._pool, self._ring, self._tell = slot.words, pool, ring, tell
+        self._spin = Spin(allowed=spins)
+        self._request: _Request | None = None
+        self._requests: dict[Any, _Request] = {}
+        self._answers: dict[int, _Answer] = {}
+        self._blocks: list[Block] = []
+        self._grant: Block | None = None
+        self._kept: object = None
+        self._fresh: object = None  # Key of a layout that the worker has not been asked with yet.
+        self._numbers = count(1)
+
+    # -- the call
+
+    def put(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None = None) -> None:
+        """Lay a call's inputs where the worker will read them."""
+        words, request = self._words, self._request
+        if request is not None and request.outputs == outputs and request.tray and request.tray.fill(inputs):
+            words[board.LAYOUT], words[board.MESSAGE_BYTES] = request.number, 0
+            words[board.BLOCK_SEGMENT] = board.IN_TRAY
+        else:
+            request = self._request = self._put_anew(plain(inputs), outputs, deadline)
+        if request.result_bytes > board.TRAY_BYTES:
+            self._grant_room(request.result_bytes, deadline)
+        else:
+            words[board.GRANT_BYTES] = 0
+
+    def ask(self, *, spins: bool) -> None:
+        """Let the worker see the call."""
+        words = self._words
+        self.call += 1
+        self._fresh = None
+        words[board.ALONE] = spins
+        words[board.ASKED] = self.call
+        if words[board.WORKER_SLEEPS] or not board.SPIN_IS_SAFE:
+            self._ring.ring()
+
+    def wait(self, deadline: float | None, *, spins: bool) -> None:
+        """Wait for the answer: look for a while where that pays, then sleep.
+
+        Raises
+        ------
+        DeadlineError
+            If there is none in time.
+        NeuropodError
+            What befell the worker, if it is gone.
+        """
+        words, call = self._words, self.call
+        if spins and (looks := self._spin.looks()):
+            for _ in range(looks):
+                if words[board.ANSWERED] == call:
+                    self._spin.hit()
+                    return
+            self._spin.miss()
+        words[board.PARENT_SLEEPS] = 1
+        try:
+            self._sleep(deadline)
+        finally:
+            words[board.PARENT_SLEEPS] = 0
+
+    @property
+    def answered(self) -> bool:
+        """Whether the answer is there."""
+        return bool(self._words[board.ANSWERED] == self.call)
+
+    def take(self, deadline: float | None = None) -> Tensors | None:
+        """Give the results; None if the worker needed room for them, got it, and has to be asked once more.
+
+        Raises
+        ------
+        NeuropodError
+            What the worker raised; a `WorkerProtocolError` if what it says cannot be.
+        """
+        status = self._words[board.STATUS]
+        if status == board.DONE:
+            return self._results()
+        if status == board.FAILED:
+            raise error_from(parsed(self._message()))
+        if status != board.NEEDS_ROOM:
+            raise WorkerProtocolError(f"an answer has no status {status}")
+        self._words[board.LAYOUT] = board.GO_ON
+        self._words[board.MESSAGE_BYTES] = 0
+        self._take_back_grant()
+        self._grant_room(self._words[board.RESULT_BYTES], deadline)
+        return None
+
+    def listen(self) -> None:
+        """Have the bell rung when the answer comes, with nobody waiting here."""
+        self._words[board.PARENT_SLEEPS] = 1
+
+    def unlisten(self) -> None:
+        """Take `listen` back."""
+        self._words[board.PARENT_SLEEPS] = 0
+
+    def rest(self) -> bool:
+        """After a call that did not come to its end: whether the worker is done with it, so that the slot is free."""
+        if self._words[board.ASKED] != self.call:  # Interrupted before the worker saw it.
+            self.call = self._words[board.ASKED]
+        return self.answered and not self.refuse_room()
+
+    def refuse_room(self) -> bool:
+        """Where the worker waits for room, let it drop the results; tell whether there is something to wait for."""
+        if self._words[board.STATUS] != board.NEEDS_ROOM:
+            return False
+        self._words[board.LAYOUT], self._words[board.MESSAGE_BYTES] = board.GO_ON, 0
+        self._words[board.GRANT_BYTES] = 0
+        self._words[board.STATUS] = 0
+        self.ask(spins=False)
+        return True
+
+    def clear(self) -> None:
+        """Let go of everything that the call used; the worker is done with it."""
+        self._kept = None
+        if self._fresh is not None:
+            self._requests.pop(self._fresh, None)
+            self._request = self._fresh = None
+        if self._blocks:
+            for block in self._blocks:
+                self._pool.give_back(block)
+            self._blocks.clear()
+        if self._grant is not None:
+            self._take_back_grant()
+
+    def close(self) -> None:
+        """Close the doorbell."""
+        self.bell.close()
+
+    # -- putting
+
+    def _put_anew(self, arrays: Tensors, outputs: Names, deadline: float | None) -> _Request:
+        where = self._where(arrays)
+        self._kept = arrays if where else None  # They must not go back to the pool while the worker reads them.
+        key = (outputs, *((name, array.shape, array.dtype, name in where) for name, array in arrays.items()))
+        request = self._requests.get(key)
+        if request is None:
+            request = self._introduced(layout_of(arrays, where), outputs)
+            self._requests[key], self._fresh = request, key
+        else:
+            self._words[board.MESSAGE_BYTES] = 0
+        written = Written(request.layout, arrays, where)
+        self._words[board.LAYOUT] = request.number
+        written.write(self._room_for(written.nbytes, deadline), self._words, board.PLACES)
+        return request
+
+    def _where(self, arrays: Tensors) -> Where:
+        """Find the arrays that lie in shared memory already, where that saves a copy worth saving."""
+        where: Where = {}
+        for name, array in arrays.items():
+            spot = self._pool.locate(array) if array.nbytes > board.TRAY_BYTES else None
+            if spot is not None:
+                where[name] = (*spot, array.nbytes)
+                self._tell(self._pool.segments[spot[0]])
+        return where
+
+    def _introduced(self, layout: Layout, outputs: Names) -> _Request:
+        """Tell the worker about a layout that it does not know."""
+        if len(layout.places) > self.slot.shape.located:
+            raise InferenceError(f"a call of {len(layout.places)} tensors is more than the problem has")
+        forget = len(self._requests) > _MOST_LAYOUTS
+        if forget:
+            self._requests.clear()
+        message = {"inputs": layout.to_json(), "outputs": None if outputs is None else list(outputs), "forget": forget}
+        body = json.dumps(message).encode()
+        if len(body) > len(self.slot.envelope):
+            raise InferenceError(f"the names and shapes of a call take {len(body)} bytes: too many")
+        self.slot.envelope[: len(body)] = body
+        self._words[board.MESSAGE_BYTES] = len(body)
+        return _Request(next(self._numbers), layout, outputs, self.slot.tray)
+
+    def _room_for(self, nbytes: int, deadline: float | None) -> Any:
+        if nbytes <= board.TRAY_BYTES:
+            self._words[board.BLOCK_SEGMENT] = board.IN_TRAY
+            return self.slot.tray
+        block = self._allocated(nbytes, deadline)
+        self._blocks.append(block)
+        self._words[board.BLOCK_SEGMENT], self._words[board.BLOCK_OFFSET] = block.segment.number, block.offset
+        return block.segment.bytes[block.offset : block.offset + block.nbytes]
+
+    def _grant_room(self, nbytes: int, deadline: float | None) -> None:
+        block = self._grant = self._allocated(nbytes, deadline)
+        words = self._words
+        words[board.GRANT_SEGMENT], words[board.GRANT_OFFSET] = block.segment.number, block.offset
+        words[board.GRANT_BYTES] = block.nbytes
+
+    def _take_back_grant(self) -> None:
+        grant, self._grant = self._grant, None
+        if grant is not None:
+            self._pool.give_back(grant)
+
+    def _allocated(self, nbytes: int, deadline: float | None) -> Block:
+        block = self._pool.allocate(nbytes, deadline)
+        try:
+            self._tell(block.segment)
+        except BaseException:
+            self._pool.give_back(block)
+            raise
+        return block
+
+    # -- waiting
+
+    def _sleep(self, deadline: float | None) -> None:
+        nap_ms: float | None = board.FIRST_NAP_MS
+        looked = not board.SPIN_IS_SAFE
+        while looked or self._words[board.ANSWERED] != self.call:
+            looked = False
+            if self.failure is not None:
+                raise self.failure
+            if deadline is not None:
+                left_ms = (deadline - time.monotonic()) * 1000
+                if left_ms <= 0:
+                    raise DeadlineError(0, "its answer was waited for")
+                nap_ms = left_ms if nap_ms is None else min(nap_ms, left_ms)
+            if not self.bell.sleep(nap_ms):
+                nap_ms = None
+
+    # -- taking
+
+    def _message(self) -> bytes:
+        length = self._words[board.RESULT_MESSAGE_BYTES]
+        if length > len(self.slot.result_envelope):
+            raise WorkerProtocolError(f"a message of {length} bytes does not fit its envelope")
+        return bytes(self.slot.result_envelope[:length])
+
+    def _results(self) -> Tensors:
+        words = self._words
+        answer = None if words[board.RESULT_MESSAGE_BYTES] else self._answers.get(words[board.RESULT_LAYOUT])
+        if answer is None:
+            answer = self._introduced_answer(words[board.RESULT_LAYOUT])
+        if words[board.RESULT_IN_TRAY]:
+            if answer.tray is not None:
+                return answer.tray.copies()
+            return _read(answer.layout, self.slot.result_tray, self._placed(answer.layout, board.TRAY_BYTES))
+        return self._granted_results(answer.layout)
+
+    def _introduced_answer(self, number: int) -> _Answer:
+        message = parsed(self._message())
+        if message.get("forget") is True:
+            self._answers.clear()
+        if len(self._answers) > 2 * _MOST_LAYOUTS:
+            raise WorkerProtocolError("there are too many layouts of results")
+        answer = _Answer(layout_from_json(message.get("results")), self.slot.result_tray)
+        if len(answer.layout.places) > self.slot.shape.located:
+            raise WorkerProtocolError(f"{len(answer.layout.places)} results are more than there can be")
+        self._answers[number] = answer
+        return answer
+
+    def _placed(self, layout: Layout, room: int) -> Where:
+        first = self.slot.shape.result_places
+        if layout.nbytes > room:
+            raise WorkerProtocolError(f"results of {layout.nbytes} bytes do not lie in {room}")
+        if any(place.located and not place.is_text for place in layout.places):
+            raise WorkerProtocolError("only text has no place among the results")
+        where = {} if layout.fixed else read_places(layout, self._words, first, lambda _: room)
+        if self._request is not None:
+            self._request.result_bytes = max([layout.nbytes, *(spot[1] + spot[2] for spot in where.values())])
+        return where
+
+    def _granted_results(self, layout: Layout) -> Tensors:
+        block, self._grant = self._grant, None
+        if block is None:
+            raise WorkerProtocolError("results lie in a place that was not granted")
+        lends = 4 * layout.nbytes >= block.nbytes and not self._pool.is_crowded_by(block.nbytes)
+        lease = self._pool.lend(block) if lends else None
+        try:
+            where = self._placed(layout, block.nbytes)
+            memory = lease.owner() if lease else block.segment.bytes[block.offset : block.offset + block.nbytes]
+            return _read(layout, memory, where, lends=lends)
+        finally:
+            if lease is None:
+                self._pool.give_back(block)
+
+
+def _read(layout: Layout, memory: Any, where: Where, *, lends: bool = False) -> Tensors:
+    results: dict[str, Array] = {}
+    for place in layout.places:
+        if place.is_text:
+            _, offset, nbytes = where[place.name]
+            results[place.name] = decode_text(memory[offset : offset + nbytes].tobytes(), place)
+        else:
+            view = place.view(memory)
+            results[place.name] = view if lends and place.nbytes > board.TRAY_BYTES else view.copy()
+    return results

@@ -1,0 +1,309 @@
+"""Anonymous shared memory: sealed against shrinking and growing, its pages reserved, pooled by the parent.
+
+The parent makes all memory and hands it out: a worker that dies takes nothing with it and leaves nothing behind, and
+nothing that a worker says can move a boundary. Nothing has a name. A segment is one ``memfd``; blocks are carved from
+segments, and go back when the last array that lies in them is dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+import threading
+import time
+from collections.abc import Iterator
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from neuropod_core.backend import Array
+from neuropod_core.errors import SharedMemoryError, WorkerProtocolError
+
+PAGE_BYTES = 4096
+SEGMENT_BYTES = 16 << 20
+"""The usual size of a segment; a larger tensor gets one of its own."""
+
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_SEAL_SEAL") else 0
+
+
+class SegmentArray(np.ndarray):
+    """The bytes of a whole segment. NumPy stops at a class of its own when it looks for the owner of a view."""
+
+
+class BlockArray(np.ndarray):
+    """The bytes of one block, and the innermost owner of every array in it: `lease` gives the block back."""
+
+    lease: Lease
+
+
+class Segment:
+    """One piece of shared memory, mapped."""
+
+    def __init__(self, number: int, descriptor: int, nbytes: int) -> None:
+        self.number, self.descriptor, self.nbytes = number, descriptor, nbytes
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+        self.memory = mmap.mmap(descriptor, nbytes, flags=flags)
+        self.bytes: Any = np.frombuffer(self.memory, np.uint8).view(SegmentArray)
+        self.address: int = self.bytes.__array_interface__["data"][0]
+
+    def close(self) -> None:
+        """Forget the descriptor; the memory goes when no array lies in it."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def create_segment(number: int, nbytes: int) -> Segment:
+    """Make a segment, its pages reserved: writing to it later cannot fail for want of memory.
+
+    Raises
+    ------
+    SharedMemoryError
+        If there is not that much memory.
+    """
+    nbytes = rounded(nbytes, PAGE_BYTES)
+    descriptor = os.memfd_create("neuropod", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.posix_fallocate(descriptor, 0, nbytes)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        return Segment(number, descriptor, nbytes)
+    except OSError as error:
+        os.close(descriptor)
+        what = f"no shared memory of {nbytes} bytes can be had: {error.strerror or error}"
+        raise SharedMemoryError(what, remedy="free memory, or pass smaller tensors") from error
+
+
+def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
+    """Map a segment that another process made, once it is known that nobody can take it away.
+
+    Raises
+    ------
+    WorkerProtocolError
+        If it lacks a seal or has another size.
+    """
+    try:
+        sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        size = os.fstat(descriptor).st_size
+    except OSError as error:
+        os.close(descriptor)
+        raise WorkerProtocolError(f"what came as shared memory is none: {error.strerror}") from error
+    if sealed & _SEALS != _SEALS or size != nbytes or nbytes <= 0:
+        os.close(descriptor)
+        raise WorkerProtocolError(f"expected {nbytes} bytes of sealed memory, got {size} with seals {sealed:#x}")
+    return Segment(number, descriptor, nbytes)
+
+
+def rounded(nbytes: int, to: int) -> int:
+    """Give the next multiple of `to`, at least one."""
+    return max(-(-nbytes // to), 1) * to
+
+
+class Block:
+    """A range of a segment that the pool has handed out."""
+
+    __slots__ = ("lent", "nbytes", "offset", "segment")
+
+    def __init__(self, segment: Segment, offset: int, nbytes: int) -> None:
+        self.segment, self.offset, self.nbytes = segment, offset, nbytes
+        self.lent = False
+
+
+class Lease:
+    """Whoever holds it uses the block; the last one to let go gives it back."""
+
+    __slots__ = ("_pool", "block")
+
+    def __init__(self, pool: Pool, block: Block) -> None:
+        self._pool, self.block = pool, block
+
+    def owner(self) -> BlockArray:
+        """Give the bytes of the block as an array that keeps this lease."""
+        block = self.block
+        owner: BlockArray = block.segment.bytes[block.offset : block.offset + block.nbytes].view(BlockArray)
+        owner.lease = self
+        return owner
+
+    def __del__(self) -> None:
+        # Runs wherever the collector runs, perhaps inside the pool: so it takes no lock (SimpleQueue is made for that).
+        with contextlib.suppress(Exception):  # At the end of the interpreter, things go in any order.
+            self._pool.freed.put(self.block)
+
+
+class Pool:
+    """Hands out blocks of shared memory, up to a limit of its own.
+
+    Attributes
+    ----------
+    limit_bytes
+        Segments together are never larger.
+    freed
+        Blocks that came back and are not yet in their place; filled by destructors.
+    lent_bytes
+        What lies in arrays that callers hold.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self.freed: SimpleQueue[Block] = SimpleQueue()
+        self.segments: dict[int, Segment] = {}
+        self.lent_bytes = self.used_bytes = 0
+        self._spare: dict[int, list[Block]] = {}
+        self._gaps: dict[int, list[tuple[int, int]]] = {}  # segment -> (offset, bytes) that are free, in order
+        self._lock, self._numbers = threading.Lock(), iter(range(1, 1 << 62))
+
+    @property
+    def total_bytes(self) -> int:
+        """What the segments take together."""
+        return sum(segment.nbytes for segment in list(self.segments.values()))
+
+    def allocate(self, nbytes: int, deadline: float | None = None, *, wait_s: float = 10.0) -> Block:
+        """Hand out a block of at least `nbytes`, waiting for one to come back where the limit is reached.
+
+        Raises
+        ------
+        SharedMemoryError
+            If it is larger than the pool, or none came back in time.
+        """
+        size = _size_class(nbytes)
+        if size > self.limit_bytes:
+            remedy = f"pass Worker(shared_memory_bytes={rounded(4 * size, 1 << 20)}) or smaller tensors"
+            raise SharedMemoryError(f"{nbytes} bytes do not fit shared memory of {self.limit_bytes}", remedy=remedy)
+        until = time.monotonic() + wait_s if deadline is None else min(deadline, time.monotonic() + wait_s)
+        while True:
+            with self._lock:
+                block = self._found(size)
+            if block is not None:
+                return block
+            self._wait(nbytes, until)
+
+    def lend(self, block: Block) -> Lease:
+        """Count a block as held by a caller; the lease gives it back."""
+        with self._lock:
+            block.lent = True
+            self.lent_bytes += block.nbytes
+        return Lease(self, block)
+
+    def give_back(self, block: Block) -> None:
+        """Take back a block that no array lies in."""
+        self.freed.put(block)
+
+    def is_crowded_by(self, nbytes: int) -> bool:
+        """Whether callers would hold more than half of the limit with `nbytes` more."""
+        if self.lent_bytes + nbytes <= self.limit_bytes // 2:
+            return False
+        with self._lock:
+            self._collect()
+            return self.lent_bytes + nbytes > self.limit_bytes // 2
+
+    def locate(self, array: Array) -> tuple[int, int] | None:
+        """Give the segment and the offset of an array that lies in the pool as one piece; None for any other."""
+        owner = array.base
+        if type(owner) is not BlockArray or not array.flags.c_contiguous:
+            return None
+        segment = owner.lease.block.segment
+        if self.segments.get(segment.number) is not segment:
+            return None
+        return segment.number, array.__array_interface__["data"][0] - segment.address
+
+    def close(self) -> None:
+        """Let go of every segment; arrays that callers hold stay good."""
+        with self._lock:
+            for segment in self.segments.values():
+                segment.close()
+            self.segments.clear()
+            self._spare.clear()
+            self._gaps.clear()
+
+    # -- under the lock
+
+    def _found(self, size: int) -> Block | None:
+        self._collect()
+        spare = self._spare.get(size)
+        block = spare.pop() if spare else self._carved(size)
+        if block is None and self._spare:
+            self._flush()
+            block = self._carved(size)
+        block = block or self._from_new_segment(size)
+        if block is not None:
+            self.used_bytes += block.nbytes
+        return block
+
+    def _collect(self) -> None:
+        with contextlib.suppress(Empty):
+            while True:
+                block = self.freed.get_nowait()
+                self.used_bytes -= block.nbytes
+                if block.lent:
+                    self.lent_bytes -= block.nbytes
+                    block.lent = False
+                if block.segment.number in self.segments:
+                    self._spare.setdefault(block.nbytes, []).append(block)
+
+    def _carved(self, size: int) -> Block | None:
+        for number, gaps in self._gaps.items():
+            for place, (offset, free) in enumerate(gaps):
+                if free >= size:
+                    gaps[place : place + 1] = [(offset + size, free - size)] if free > size else []
+                    return Block(self.segments[number], offset, size)
+        return None
+
+    def _flush(self) -> None:
+        """Turn spare blocks back into gaps, joining neighbours."""
+        for blocks in self._spare.values():
+            for block in blocks:
+                self._gaps[block.segment.number].append((block.offset, block.nbytes))
+        self._spare.clear()
+        for number, gaps in self._gaps.items():
+            self._gaps[number] = list(_joined(sorted(gaps)))
+
+    def _from_new_segment(self, size: int) -> Block | None:
+        room = self.limit_bytes - self.total_bytes
+        if size > room:
+            room += self._drop_empty_segments(size - room)
+        if size > room:
+            return None
+        usual = min(SEGMENT_BYTES, max(self.limit_bytes // 4, size))
+        segment = create_segment(next(self._numbers), min(max(size, usual), room) // PAGE_BYTES * PAGE_BYTES)
+        self.segments[segment.number] = segment
+        self._gaps[segment.number] = [(size, segment.nbytes - size)] if segment.nbytes > size else []
+        return Block(segment, 0, size)
+
+    def _drop_empty_segments(self, wanted: int) -> int:
+        dropped = 0
+        for number, segment in list(self.segments.items()):
+            if dropped < wanted and self._gaps[number] == [(0, segment.nbytes)]:
+                del self.segments[number], self._gaps[number]
+                segment.close()
+                dropped += segment.nbytes
+        return dropped
+
+    def _wait(self, nbytes: int, until: float) -> None:
+        remaining = until - time.monotonic()
+        with contextlib.suppress(Empty):
+            if remaining > 0:
+                self.freed.put(self.freed.get(timeout=remaining))
+                return
+        held = f"{self.lent_bytes} of {self.limit_bytes} bytes lie in results and inputs that are still held"
+        remedy = "drop results, copy them, or pass a larger Worker(shared_memory_bytes=...)"
+        raise SharedMemoryError(f"no room for {nbytes} bytes in shared memory ({held})", remedy=remedy)
+
+
+def _size_class(nbytes: int) -> int:
+    """Round up so that blocks fit again: to pages, then to an eighth of the size."""
+    size = rounded(nbytes, PAGE_BYTES)
+    return rounded(size, max(PAGE_BYTES, 1 << max(size.bit_length() - 4, 0)))
+
+
+def _joined(gaps: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    start = end = -1
+    for offset, free in gaps:
+        if offset != end:
+            if end > start >= 0:
+                yield start, end - start
+            start = offset
+        end = offset + free
+    if end > start >= 0:
+        yield start, end - start

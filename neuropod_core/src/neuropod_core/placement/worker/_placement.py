@@ -1,0 +1,108 @@
+"""The placement that users choose: how many workers, where, with which limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from neuropod_core.backend import Backend, Executor, LoadOptions
+from neuropod_core.errors import OptionError, shown
+from neuropod_core.placement._base import Placement
+from neuropod_core.placement.worker._executor import WorkerExecutor
+from neuropod_core.placement.worker._recipe import Recipe, order_for
+from neuropod_core.placement.worker._supervisor import Limits
+from neuropod_core.variants import Variant
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker(Placement):
+    """Runs a model in other processes: same results, same errors, nearly the same speed.
+
+    Parameters
+    ----------
+    replicas
+        How many processes, each with the model; a call goes to the least busy. Stateful models have one.
+    slots
+        How many calls a worker takes at a time; None for 4, or 2 where the model runs one at a time.
+    shared_memory_bytes
+        The most memory for tensors on their way, and for results that callers hold, of all replicas together. Nothing
+        is reserved before it is needed.
+    start_timeout_s
+        How long a worker may take until it is ready.
+    restarts
+        How often in a row a worker that dies is replaced; 0 for never.
+    restart_after_calls, restart_above_bytes
+        A worker that answered so many calls, or uses so much memory, is replaced when its calls are through.
+    kills_late
+        Whether a call past its deadline ends the worker that runs it.
+    cpus
+        For each replica in turn, the CPUs that it may use; None for the parent's.
+    threads
+        Threads of each worker's numerical libraries, through the variables that they read; None for the parent's.
+    gpus
+        For each replica in turn, what ``CUDA_VISIBLE_DEVICES`` says.
+    nice
+        How much is added to the niceness.
+    memory_limit_bytes
+        The most data memory of a worker; an allocation past it fails.
+    environment
+        Environment variables beside the parent's.
+    """
+
+    replicas: int = 1
+    slots: int | None = None
+    shared_memory_bytes: int = 1 << 30
+    start_timeout_s: float = 300.0
+    restarts: int = 5
+    restart_after_calls: int | None = None
+    restart_above_bytes: int | None = None
+    kills_late: bool = False
+    cpus: Sequence[Sequence[int]] | None = None
+    threads: int | None = None
+    gpus: Sequence[str | int] | None = None
+    nice: int = 0
+    memory_limit_bytes: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, least in (("replicas", 1), ("slots", 1), ("shared_memory_bytes", 1 << 16), ("restarts", 0)):
+            value: object = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise OptionError(f"Worker({name}=...) is an int of at least {least}, not {shown(value)}")
+
+    def start(self, backend: Backend, variant: Variant, options: LoadOptions) -> Executor:
+        """Start the workers, and wait until every one has loaded the model."""
+        order = order_for(backend, variant, options)
+        recipes = [self._recipe(number, variant, order) for number in range(self.replicas)]
+        limits = Limits(
+            self.start_timeout_s, self.restarts, self.restart_after_calls, self.restart_above_bytes, self.slots
+        )
+        return WorkerExecutor(recipes, limits, self.shared_memory_bytes, kills_late=self.kills_late)
+
+    def _recipe(self, number: int, variant: Variant, order: Mapping[str, Any]) -> Recipe:
+        settings = {
+            "cpus": list(self.cpus[number % len(self.cpus)]) if self.cpus else None,
+            "nice": self.nice,
+            "memory_limit_bytes": self.memory_limit_bytes,
+        }
+        name = variant.name or variant.platform
+        tensors = len(variant.problem.inputs) + len(variant.problem.outputs)
+        return Recipe(
+            name=name if self.replicas == 1 else f"{name}-{number}",
+            platform=variant.platform,
+            tensors=tensors,
+            order=order,
+            environment=self._variables(number),
+            settings=settings,
+        )
+
+    def _variables(self, number: int) -> dict[str, str]:
+        variables = dict.fromkeys(_THREAD_VARIABLES, str(self.threads)) if self.threads else {}
+        if self.gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = str(self.gpus[number % len(self.gpus)])
+        return {**variables, **self.environment}
+
+

@@ -1,0 +1,233 @@
+"""Another process: started, listened to, and ended with everything that it started."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import IO, Any
+
+from neuropod_core.errors import WorkerProtocolError
+from neuropod_core.placement.worker import _frames
+from neuropod_core.placement.worker._board import Doorbell
+
+_LAST_LINES = 10
+_LONGEST_LINE = 4096
+_KEPT_FROM_PARENT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+
+_BOOT = """
+import json, socket, sys
+link = socket.socket(fileno=int(sys.argv[1]))
+size = int.from_bytes(link.recv(4, socket.MSG_WAITALL), "big")
+first = json.loads(link.recv(size, socket.MSG_WAITALL))
+sys.argv[:] = ["neuropod-worker"]
+sys.path[:] = first["path"] or [entry for entry in sys.path if entry] + first["lent"]
+from neuropod_core.placement.worker._host import main
+main(link, first)
+"""
+
+_logger = logging.getLogger("neuropod.worker")
+
+
+class Process:
+    """A worker process, as its supervisor sees it. Made and used in the supervisor's thread: it dies with that.
+
+    Attributes
+    ----------
+    link
+        The socket to it.
+    inbox
+        What it says.
+    wake
+        Rung by other threads to have `watch` return.
+    """
+
+    def __init__(self, name: str, python: str, environment: Mapping[str, str], first: Mapping[str, Any]) -> None:
+        self.name = name
+        self.wake = Doorbell()
+        self.link, theirs = socket.socketpair()
+        self.inbox = _frames.Inbox(self.link)
+        self._tail: deque[str] = deque(maxlen=_LAST_LINES)
+        self._partial: dict[int, bytes] = {}
+        self._killed_for = ""
+        isolated = [] if first["path"] else ["-I"]
+        command = [python, *isolated, "-c", _BOOT, str(theirs.fileno())]
+        with theirs:
+            self._popen = subprocess.Popen(  # noqa: S603 - the interpreter is ours, or the caller chose it
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                pass_fds=[theirs.fileno()],
+                env=dict(environment),
+                start_new_session=True,  # Ctrl-C is for the parent; and the worker's own children end with it.
+            )
+        self.pid = self._popen.pid
+        self._streams: list[IO[bytes]] = [stream for stream in (self._popen.stdout, self._popen.stderr) if stream]
+        self._pidfd = os.pidfd_open(self.pid)
+        self._poll = select.poll()
+        for descriptor in (self.link, self._pidfd, self.wake.descriptor, *self._streams):
+            self._poll.register(descriptor, select.POLLIN)
+        for stream in self._streams:
+            os.set_blocking(stream.fileno(), False)  # noqa: FBT003 - the standard library's signature
+        _frames.send(self.link, first)
+
+    def watch(self, also: Sequence[int] = (), timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Wait until something happens here, or on the descriptors `also`; give what the worker said.
+
+        Raises
+        ------
+        WorkerProtocolError
+            If it said what no worker says.
+        """
+        for descriptor in also:
+            self._poll.register(descriptor, select.POLLIN)
+        try:
+            events = dict(self._poll.poll(None if timeout_s is None else max(timeout_s, 0) * 1000))
+        finally:
+            for descriptor in also:
+                self._poll.unregister(descriptor)
+        if self.wake.descriptor in events:
+            self.wake.silence()
+        for stream in list(self._streams):
+            if stream.fileno() in events:
+                self._log(stream)
+        if self.link.fileno() not in events:
+            return []
+        said = self.inbox.messages()
+        if self.inbox.ended:
+            self._poll.unregister(self.link)
+        return said
+
+    def expect(self, key: str, until: float) -> dict[str, Any] | None:
+        """Wait for the message that has `key`, or is an error; None if the worker ended or the time is up."""
+        while not self.ended and not self.inbox.ended and time.monotonic() < until:
+            for message in self.watch(timeout_s=until - time.monotonic()):
+                if key in message or "error" in message:
+                    return message
+                raise WorkerProtocolError(f"expected {key!r}, got {sorted(message)}")
+        return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._popen.poll() is not None
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that it has in use."""
+        try:
+            with open(f"/proc/{self.pid}/statm", encoding="ascii") as file:  # noqa: PTH123 - read once a second
+                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """What it wrote last to its standard error."""
+        return tuple(self._tail)
+
+    def how_it_ended(self) -> str:
+        """Say how the process ended: by which signal, or with which exit code."""
+        code = self._popen.wait()
+        if code >= 0:
+            return f"exit code {code}"
+        with suppress(ValueError):
+            return f"signal {-code} ({signal.Signals(-code).name}){self._killed_for}"
+        return f"signal {-code}{self._killed_for}"
+
+    def kill(self, why: str = "") -> None:
+        """End it, and what it started, at once."""
+        if why and not self.ended:
+            self._killed_for = f": {why}"
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def end(self, grace_s: float) -> None:
+        """Let it end by itself, kill it if it does not, and close what belongs to it."""
+        with suppress(OSError):
+            self.link.shutdown(socket.SHUT_RDWR)
+        try:
+            self._popen.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            _logger.warning("%s: the worker did not end within %g s and was killed", self.name, grace_s)
+        self.kill()
+        self._popen.wait()
+        for stream in list(self._streams):
+            self._log(stream)
+        self.close()
+
+    def close(self) -> None:
+        """Close every descriptor."""
+        self.link.close()
+        for stream in (self._popen.stdout, self._popen.stderr):
+            if stream:
+                stream.close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def forget(self) -> None:
+        """Close the descriptors in a forked child, so that the worker still sees when its parent ends."""
+        self._popen.returncode = 0  # It is not ours to wait for.
+        self.close()
+
+    def drain(self) -> None:
+        """Read what it wrote before it ended."""
+        for stream in list(self._streams):
+            self._log(stream)
+
+    def _log(self, stream: IO[bytes]) -> None:
+        for _ in range(64):  # As much as a pipe holds; what a worker writes without end must not keep us here.
+            data = stream.read(1 << 16) if not stream.closed else b""
+            if not data:
+                break
+            self._log_lines(stream, data)
+        else:
+            return
+        if data == b"":
+            self._streams.remove(stream)
+            with suppress(KeyError, OSError, ValueError):
+                self._poll.unregister(stream)
+            self._log_lines(stream, b"\n" if self._partial.get(id(stream)) else b"")
+
+    def _log_lines(self, stream: IO[bytes], data: bytes) -> None:
+        *lines, rest = (self._partial.get(id(stream), b"") + data).split(b"\n")
+        if len(rest) > _LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        self._partial[id(stream)] = rest
+        for raw in lines:
+            line = raw[:_LONGEST_LINE].decode("utf-8", "replace").rstrip()
+            if stream is self._popen.stderr and line:
+                self._tail.append(line)
+            _logger.info("%s: %s", self.name, line)
+
+
+def first_message(python: str | None, lent: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Say to a worker what it needs to know before it can import anything."""
+    path = [entry or os.getcwd() for entry in sys.path] if python is None else []
+    return {"parent": os.getpid(), "path": path, "lent": list(lent), "debug": _debugs(), **settings}
+
+
+def environment_for(python: str | None, extra: Mapping[str, str]) -> dict[str, str]:
+    """Give the environment variables of a worker: the parent's, but for what would lead it to the parent's Python."""
+    inherited = dict(os.environ)
+    if python is not None:
+        for name in _KEPT_FROM_PARENT:
+            inherited.pop(name, None)
+    return {**inherited, **extra}
+
+
+def _debugs() -> bool:
+    return _logger.isEnabledFor(logging.DEBUG)
+
+

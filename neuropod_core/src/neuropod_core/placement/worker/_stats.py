@@ -1,0 +1,44 @@
+"""What has happened in the workers of a model, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from neuropod_core.placement.worker._memory import Pool
+from neuropod_core.placement.worker._supervisor import Supervisor
+
+
+def stats_of(supervisors: Sequence[Supervisor], pool: Pool) -> dict[str, Any]:
+    """Count calls, failures, who waits, times, restarts and memory.
+
+    ``latency_us`` maps an upper bound in microseconds to the number of calls that took less, and at least half of it.
+    """
+    tallies = [supervisor.tally() for supervisor in supervisors]
+    connections = [each.connection for each in supervisors if each.connection is not None]
+    times = [sum(tally.times[bits] for tally in tallies) for bits in range(64)]
+    return {
+        "calls": sum(tally.calls for tally in tallies),
+        "failed": sum(tally.failed for tally in tallies),
+        "running": sum(connection.gate.lent for connection in connections),
+        "waiting": sum(connection.gate.waiting for connection in connections),
+        "latency_us": {(1 << bits) / 1000: count for bits, count in enumerate(times) if count},
+        "restarts": sum(supervisor.restarts for supervisor in supervisors),
+        "replicas": [_replica(supervisor) for supervisor in supervisors],
+        "shared_memory_bytes": {
+            "limit": pool.limit_bytes,
+            "reserved": pool.total_bytes,
+            "used": pool.used_bytes,
+            "held": pool.lent_bytes,
+        },
+    }
+
+
+def _replica(supervisor: Supervisor) -> dict[str, Any]:
+    process = supervisor.process
+    return {
+        "pid": supervisor.pid,
+        "ready": supervisor.connection is not None,
+        "restarts": supervisor.restarts,
+        "resident_bytes": process.resident_bytes if process else 0,
+    }

@@ -1,0 +1,319 @@
+"""Keeps one worker alive: starts it, watches it, says how it died, and starts the next."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from neuropod_core.errors import (
+    ModelClosedError,
+    NeuropodError,
+    WorkerDiedError,
+    WorkerProtocolError,
+    WorkerStartError,
+)
+from neuropod_core.placement.worker import _frames, _spin
+from neuropod_core.placement.worker._connection import Connection
+from neuropod_core.placement.worker._memory import Pool
+from neuropod_core.placement.worker._process import Process, environment_for, first_message
+from neuropod_core.placement.worker._recipe import Recipe
+from neuropod_core.placement.worker._travel import error_from
+
+GRACE_S = 5.0
+_FIRST_BACK_OFF_S = 0.05
+_LONGEST_BACK_OFF_S = 10.0
+_HEALTHY_S = 30.0
+_MEMORY_LOOK_S = 1.0
+_ABANDONED_LOOK_S = 0.05
+
+_logger = logging.getLogger("neuropod.worker")
+
+
+class Limits:
+    """When a supervisor starts a worker anew, and when it gives up."""
+
+    def __init__(
+        self, start_timeout_s: float, restarts: int, after_calls: int | None, above_bytes: int | None, slots: int | None
+    ) -> None:
+        self.start_timeout_s, self.restarts, self.slots = start_timeout_s, restarts, slots
+        self.after_calls, self.above_bytes = after_calls, above_bytes
+
+
+class Tally:
+    """Counts of calls: those that came to their end, by the bits of their nanoseconds, and those that did not."""
+
+    def __init__(self) -> None:
+        self.calls = self.failed = 0
+        self.times = [0] * 64
+
+    def add(self, connection: Connection) -> Tally:
+        """Count the calls of a connection as well."""
+        for line in connection.lines:
+            self.calls += line.calls
+            self.failed += line.failed
+            self.times = [ours + theirs for ours, theirs in zip(self.times, line.times, strict=True)]
+        return self
+
+
+class Supervisor:
+    """One worker and those that come after it.
+
+    Attributes
+    ----------
+    connection
+        To the worker that is ready; None while there is none.
+    failure
+        Why there will be none any more.
+    ready
+        What the first worker said of the model: ``stateful``, ``description``.
+    restarts
+        How often a worker was started after the first.
+    """
+
+    def __init__(self, recipe: Recipe, limits: Limits, pool: Pool, changed: threading.Condition) -> None:
+        self.connection: Connection | None = None
+        self.failure: NeuropodError | None = None
+        self.ready: dict[str, Any] = {}
+        self.restarts = 0
+        self.process: Process | None = None
+        self._recipe, self._limits, self._pool, self._changed = recipe, limits, pool, changed
+        self._closing = threading.Event()
+        self._past = Tally()
+        self._faults, self._born = 0, 0.0
+        # The kernel ends a worker when the thread that started it ends: so that thread lives as long as the model.
+        name = f"neuropod-{recipe.name}"
+        self._thread = threading.Thread(target=_registered(self._run), name=name, daemon=True)
+        self._thread.start()
+
+    def begin_to_close(self) -> None:
+        """Let the worker end; `close` waits for that."""
+        self._closing.set()
+        self.wake()
+
+    def close(self) -> None:
+        """End the worker and the thread."""
+        self.begin_to_close()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(GRACE_S + 5)
+
+    def wake(self) -> None:
+        """Have the thread look around."""
+        process = self.process
+        if process is not None:
+            process.wake.ring()
+
+    def forked(self) -> None:
+        """In the child of a fork: let go of the parent's worker, without a word to it."""
+        _spin.own_threads.clear()
+        process, self.process, self.connection = self.process, None, None
+        if process is not None:
+            process.forget()
+
+    def kill(self, why: str) -> None:
+        """End the worker that runs now; the next one is started."""
+        process = self.process
+        if process is not None:
+            process.kill(why)
+
+    def tally(self) -> Tally:
+        """Count the calls of all workers so far."""
+        counts, connection = Tally(), self.connection
+        counts.calls, counts.failed, counts.times = self._past.calls, self._past.failed, self._past.times
+        return counts.add(connection) if connection is not None else counts
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs now."""
+        return self.process.pid if self.process else None
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set() and self.failure is None:
+                self._one_life()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, callers must not wait for ever
+            _logger.exception("%s: its supervisor failed", self._recipe.name)
+            self._give_up(WorkerStartError(f"the supervisor failed: {type(error).__name__}: {error}"))
+        if self.failure is None:
+            self._give_up(ModelClosedError("the model is closed", remedy="load it again"))
+
+    def _one_life(self) -> None:
+        """Start a worker, watch it until it ends, and wait before the next."""
+        try:
+            connection = self._started()
+        except NeuropodError as error:
+            self._stop_process()
+            self._count_fault(error)
+            return
+        if connection is None:
+            self._stop_process()
+            return
+        self._publish(connection)
+        error = self._watched(connection)
+        self._publish(None)
+        connection.fail(error)
+        self._past.add(connection)
+        self._stop_process()
+        connection.close()
+        if not self._closing.is_set():
+            self._count_fault(error, lived_s=time.monotonic() - self._born)
+
+    def _started(self) -> Connection | None:
+        recipe, until = self._recipe, time.monotonic() + self._limits.start_timeout_s
+        first = first_message(recipe.python, recipe.lent, recipe.settings)
+        try:
+            self.process = process = Process(
+                recipe.name, recipe.python or sys.executable, environment_for(recipe.python, recipe.environment), first
+            )
+        except OSError as error:
+            raise WorkerStartError(f"{recipe.python or sys.executable} cannot be started: {error}") from error
+        self._told("hello", until)
+        self._say(process, recipe.order)
+        self.ready = self._told("ready", until)["ready"]
+        self._born = time.monotonic()
+        slots = self._limits.slots or (2 if self.ready.get("serial") else 4)
+        return Connection(process.link, self._pool, slots, recipe.tensors, process.wake.ring)
+
+    def _say(self, process: Process, order: Any) -> None:
+        try:
+            _frames.send(process.link, order)
+        except OSError as error:
+            raise self._died("while it was told what to load") from error
+
+    def _told(self, key: str, until: float) -> dict[str, Any]:
+        assert self.process is not None  # noqa: S101 - it was started above
+        message = self.process.expect(key, until)
+        if message is None:
+            if self._closing.is_set():
+                raise ModelClosedError("the model was closed while it was loaded")
+            raise self._died("before it was ready", until)
+        if "error" in message:
+            raise error_from(message["error"])
+        return message
+
+    def _died(self, when: str, until: float | None = None) -> NeuropodError:
+        process = self.process
+        assert process is not None  # noqa: S101 - it was started
+        if until is not None and time.monotonic() >= until and not process.ended:
+            limit = self._limits.start_timeout_s
+            remedy = "pass Worker(start_timeout_s=...) if it needs longer"
+            return WorkerStartError(f"the worker was not ready within {limit:g} s{_wrote(process)}", remedy=remedy)
+        process.kill()
+        how = process.how_it_ended()
+        process.drain()
+        return WorkerStartError(f"the worker ended by {how} {when}{_wrote(process)}", at=self._recipe.name)
+
+    def _watched(self, connection: Connection) -> NeuropodError:
+        """Watch a worker until it ends, is to end, or says what no worker says."""
+        process = self.process
+        assert process is not None  # noqa: S101 - it was started
+        while not self._closing.is_set():
+            if process.ended or process.inbox.ended or connection.failure is not None:
+                return connection.failure or self._end_of(process)
+            bells = [line.bell.descriptor for line in list(connection.abandoned)]
+            try:
+                said = process.watch(bells, self._patience_s(connection))
+            except WorkerProtocolError as error:
+                process.kill(str(error))
+                return error
+            connection.reclaim()
+            if said:
+                process.kill("it spoke when nobody asked")
+                return WorkerProtocolError(f"a worker says nothing on its own, this one said {sorted(said[0])}")
+            if self._is_worn(process, connection):
+                return self._retired(connection)
+        return ModelClosedError("the model was closed", remedy="load it again")
+
+    def _patience_s(self, connection: Connection) -> float | None:
+        if connection.abandoned:
+            return _ABANDONED_LOOK_S  # Their bells ring, but for once in a while (see `_board`).
+        watched = self._limits.above_bytes is not None or self._limits.after_calls is not None
+        return _MEMORY_LOOK_S if watched else None
+
+    def _end_of(self, process: Process) -> WorkerDiedError:
+        if not process.ended:
+            process.kill("it hung up")
+        how = process.how_it_ended()
+        process.drain()
+        remedy = "call again: another worker is started" if self._may_restart() else "load the model again"
+        if "SIGKILL" in how and ":" not in how:
+            remedy = f"{remedy}; if nobody killed it, it may have run out of memory"
+        return WorkerDiedError(self._recipe.name, how, process.last_lines, remedy)
+
+    def _may_restart(self) -> bool:
+        return not self.ready.get("stateful") and self._faults < self._limits.restarts
+
+    def _is_worn(self, process: Process, connection: Connection) -> bool:
+        calls, size = self._limits.after_calls, self._limits.above_bytes
+        if calls is not None and sum(line.calls for line in connection.lines) >= calls:
+            return True
+        return size is not None and process.resident_bytes > size
+
+    def _retired(self, connection: Connection) -> NeuropodError:
+        """Let the calls that run come to their end; nobody new is let in."""
+        self._publish(None)
+        connection.gate.close()
+        until = time.monotonic() + _HEALTHY_S
+        while connection.gate.lent and time.monotonic() < until and not self._closing.is_set():
+            assert self.process is not None  # noqa: S101 - it runs
+            self.process.watch([line.bell.descriptor for line in connection.abandoned], timeout_s=0.02)
+            connection.reclaim()
+            if self.process.ended:
+                break
+        self._faults -= 1  # This one did nothing wrong.
+        return WorkerDiedError(self._recipe.name, "retirement", (), "call again: another worker is started")
+
+    def _count_fault(self, error: NeuropodError, *, lived_s: float = 0.0) -> None:
+        if not self.ready:  # The first one never became ready: that is for the caller to know, now.
+            self._give_up(error)
+            return
+        self._faults = 1 if lived_s > _HEALTHY_S else self._faults + 1
+        if self.ready.get("stateful") or self._faults > self._limits.restarts:
+            self._give_up(error)
+            return
+        self.restarts += 1
+        pause_s = 0.0 if self._faults <= 1 else _FIRST_BACK_OFF_S * 2 ** (self._faults - 2)
+        self._closing.wait(min(pause_s, _LONGEST_BACK_OFF_S))
+
+    def _give_up(self, error: NeuropodError) -> None:
+        with self._changed:
+            self.failure = error
+            self._changed.notify_all()
+
+    def _publish(self, connection: Connection | None) -> None:
+        with self._changed:
+            self.connection = connection
+            self._changed.notify_all()
+
+    def _stop_process(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            process.end(GRACE_S if self._closing.is_set() else 0.0)
+
+
+def _registered(run: Callable[[], None]) -> Callable[[], None]:
+    """Count the thread among those that never want the interpreter for themselves."""
+
+    def registered() -> None:
+        me = threading.get_ident()
+        _spin.own_threads.add(me)
+        try:
+            run()
+        finally:
+            with suppress(KeyError):
+                _spin.own_threads.remove(me)
+
+    return registered
+
+
+def _wrote(process: Process) -> str:
+    lines = process.last_lines
+    return f"; it wrote: {' | '.join(lines)}" if lines else ""
+
+
