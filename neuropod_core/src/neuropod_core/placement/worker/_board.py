@@ -36,6 +36,9 @@ GO_ON = 0
 DONE, FAILED, NEEDS_ROOM = 1, 2, 3
 """What `STATUS` says: results are there; an error is; results are, and need a grant of `RESULT_BYTES`."""
 
+KNOWN_IN_TRAY = 8
+"""A status of ``number << 8`` says that results of the layout `number`, known from before, lie in the tray."""
+
 TRAY_BYTES = 64 << 10
 """Tensors of a call that together take no more lie in the slot itself."""
 

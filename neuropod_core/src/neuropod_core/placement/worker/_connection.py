@@ -14,7 +14,7 @@ from neuropod_core.placement.worker._board import Doorbell, Shape, Slot
 from neuropod_core.placement.worker._gate import Gate
 from neuropod_core.placement.worker._line import Line
 from neuropod_core.placement.worker._memory import Pool, Segment, create_segment
-from neuropod_core.placement.worker._spin import alone, may_spin
+from neuropod_core.placement.worker._spin import may_spin, own_threads, running_threads
 
 
 class Connection:
@@ -42,7 +42,7 @@ class Connection:
             Line(Slot(self._board, shape, number), pool, ring, self._tell, spins=may_spin())
             for number, ring in enumerate(rings)
         ]
-        self._rings = rings
+        self._rings, self._others = rings, slots - 1
         self.gate: Gate[Line] = Gate(self.lines[::-1])
         bells = [bell.descriptor for line, ring in zip(self.lines, rings, strict=True) for bell in (ring, line.bell)]
         message = {"serve": {"slots": slots, "tensors": tensors, "nbytes": self._board.nbytes}}
@@ -55,11 +55,12 @@ class Connection:
 
     def may_spin(self) -> bool:
         """Whether the call that was just let in is the only one, from the only thread."""
-        return len(self.gate.free) == len(self.lines) - 1 and alone()
+        return len(self.gate.free) == self._others and running_threads() <= len(own_threads)
 
     def release(self, line: Line) -> None:
         """Take back a line whose call is over."""
-        line.clear()
+        if line.used:
+            line.clear()
         self.gate.give(line)
 
     def settle(self, line: Line) -> None:

@@ -16,12 +16,41 @@ from neuropod_core.errors import (
     SharedMemoryError,
     TensorMismatchError,
 )
-from neuropod_core.placement.worker import _board as board
-from neuropod_core.placement.worker._board import Doorbell, Slot
+from neuropod_core.placement.worker._board import (
+    ALONE,
+    ANSWERED,
+    ASKED,
+    BLOCK_OFFSET,
+    BLOCK_SEGMENT,
+    DONE,
+    FAILED,
+    FIRST_NAP_MS,
+    GO_ON,
+    GRANT_BYTES,
+    GRANT_OFFSET,
+    GRANT_SEGMENT,
+    IN_TRAY,
+    KNOWN_IN_TRAY,
+    LAYOUT,
+    MESSAGE_BYTES,
+    NEEDS_ROOM,
+    PARENT_SLEEPS,
+    PLACES,
+    RESULT_BYTES,
+    RESULT_IN_TRAY,
+    RESULT_LAYOUT,
+    RESULT_MESSAGE_BYTES,
+    SPIN_IS_SAFE,
+    STATUS,
+    TRAY_BYTES,
+    WORKER_SLEEPS,
+    Doorbell,
+    Slot,
+)
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, Place, decode_text, layout_from_json, layout_of
 from neuropod_core.placement.worker._memory import Segment
-from neuropod_core.placement.worker._spin import Spin
+from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._travel import facts_of
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
 from neuropod_core.problem import Problem
@@ -35,12 +64,12 @@ _logger = logging.getLogger("neuropod.worker")
 class _Request:
     """What `Line` introduced under a number: the layout of a call's inputs, and the outputs it asks for."""
 
-    __slots__ = ("layout", "outputs", "tray")
+    __slots__ = ("layout", "outputs", "tensors")
 
     def __init__(self, message: Mapping[str, Any], memory: Any) -> None:
         self.layout, self.outputs = layout_from_json(message["inputs"]), message["outputs"]
-        small = self.layout.fixed and self.layout.nbytes <= board.TRAY_BYTES
-        self.tray = Tray(self.layout, memory) if small else None
+        small = self.layout.fixed and self.layout.nbytes <= TRAY_BYTES
+        self.tensors = Tray(self.layout, memory).tensors if small else None
 
 
 class Desk:
@@ -72,9 +101,10 @@ class Desk:
         self._executor, self._platform = executor, platform
         self._notations = {spec.name: spec.notation for spec in problem.outputs}
         self._spin = Spin(allowed=spins)
+        self._traces = _logger.isEnabledFor(logging.DEBUG)
         self._requests: dict[int, _Request] = {}
         self._layouts: dict[Any, int] = {}
-        self._last: tuple[int, Tray] | None = None
+        self._last: tuple[int, Tray] | None = None  # With the status that says so.
         self._waiting: Written | None = None
         self._message_again = self._call = 0
         self._fresh: object = None  # Key of a layout that the parent may not have seen.
@@ -86,58 +116,55 @@ class Desk:
         while True:
             self._wait()
             self._call += 1
-            words[board.RESULT_MESSAGE_BYTES] = 0
             try:
-                words[board.STATUS] = self._answer()
-                self._fresh = self._fresh if self._waiting else None
+                words[STATUS] = self._answer()
             except NeuropodError as error:
                 self._fail(error)
             except Exception as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
                 self._fail(_unforeseen(self._platform, error))
-            words[board.ANSWERED] = self._call
-            if words[board.PARENT_SLEEPS] or not board.SPIN_IS_SAFE:
+            words[ANSWERED] = self._call
+            if words[PARENT_SLEEPS] or not SPIN_IS_SAFE:
                 self._ring.ring()
 
     # -- waiting
 
     def _wait(self) -> None:
-        words, call = self._words, self._call + 1
-        if words[board.ALONE] and (looks := self._spin.looks()):
-            for _ in range(looks):
-                if words[board.ASKED] == call:
-                    self._spin.hit()
+        words, call, spin = self._words, self._call + 1, self._spin
+        if words[ALONE] and (spin.steady or spin.looks()):
+            for _ in LOOKS:
+                if words[ASKED] == call:
+                    if not spin.steady:
+                        spin.hit()
                     return
-            self._spin.miss()
-        words[board.WORKER_SLEEPS] = 1
-        nap_ms: float | None = board.FIRST_NAP_MS
-        looked = not board.SPIN_IS_SAFE
-        while looked or words[board.ASKED] != call:
+            spin.miss()
+        words[WORKER_SLEEPS] = 1
+        nap_ms: float | None = FIRST_NAP_MS
+        looked = not SPIN_IS_SAFE
+        while looked or words[ASKED] != call:
             looked = False
             if not self._bell.sleep(nap_ms):
                 nap_ms = None
-        words[board.WORKER_SLEEPS] = 0
+        words[WORKER_SLEEPS] = 0
 
     # -- running
 
     def _answer(self) -> int:
-        number = self._words[board.LAYOUT]
-        if number == board.GO_ON:
+        words = self._words
+        number = words[LAYOUT]
+        words[RESULT_MESSAGE_BYTES] = 0
+        if number == GO_ON:
             return self._go_on()
-        request = self._introduced(number) if self._words[board.MESSAGE_BYTES] else self._requests[number]
-        if _logger.isEnabledFor(logging.DEBUG):
-            return self._traced(request)
-        return self._run(request)
+        if self._fresh is not None and self._waiting is None:
+            self._fresh = None  # The parent has taken the answer that introduced it.
+        request = self._introduced(number) if words[MESSAGE_BYTES] else self._requests[number]
+        return self._traced(request) if self._traces else self._run(request)
 
     def _run(self, request: _Request) -> int:
-        if request.tray is not None and self._words[board.BLOCK_SEGMENT] == board.IN_TRAY:
-            inputs = dict(request.tray.tensors)
-        else:
-            inputs = self._inputs(request.layout)
+        inputs = request.tensors.copy() if request.tensors else self._inputs(request.layout)
         results = self._executor.infer(inputs, request.outputs)
         last = self._last
         if last is not None and type(results) is dict and last[1].fill(results):
-            self._words[board.RESULT_LAYOUT], self._words[board.RESULT_IN_TRAY] = last[0], 1
-            return board.DONE
+            return last[0]
         return self._hand_over(self._shippable(results))
 
     def _traced(self, request: _Request) -> int:
@@ -148,16 +175,16 @@ class Desk:
         return status
 
     def _introduced(self, number: int) -> _Request:
-        message = parsed(bytes(self._slot.envelope[: self._words[board.MESSAGE_BYTES]]))
+        message = parsed(bytes(self._slot.envelope[: self._words[MESSAGE_BYTES]]))
         if message["forget"]:
             self._requests.clear()
         request = self._requests[number] = _Request(message, self._slot.tray)
         return request
 
     def _inputs(self, layout: Layout) -> Tensors:
-        words, number = self._words, self._words[board.BLOCK_SEGMENT]
-        base, start = (self._slot.tray, 0) if number == board.IN_TRAY else self._block(number)
-        where = {} if layout.fixed else read_places(layout, words, board.PLACES, self._room)
+        words, number = self._words, self._words[BLOCK_SEGMENT]
+        base, start = (self._slot.tray, 0) if number == IN_TRAY else self._block(number)
+        where = {} if layout.fixed else read_places(layout, words, PLACES, self._room)
         return {place.name: self._input(place, base, start, where) for place in layout.places}
 
     def _input(self, place: Place, base: Any, start: int, where: Where) -> Any:
@@ -171,13 +198,13 @@ class Desk:
         return view
 
     def _block(self, number: int) -> tuple[Any, int]:
-        return self._segment(number).bytes, self._words[board.BLOCK_OFFSET]
+        return self._segment(number).bytes, self._words[BLOCK_OFFSET]
 
     def _room(self, segment: int) -> int:
         if segment:
             return self._segment(segment).nbytes
-        number = self._words[board.BLOCK_SEGMENT]
-        return board.TRAY_BYTES if number == board.IN_TRAY else self._segment(number).nbytes
+        number = self._words[BLOCK_SEGMENT]
+        return TRAY_BYTES if number == IN_TRAY else self._segment(number).nbytes
 
     # -- answering
 
@@ -201,9 +228,9 @@ class Desk:
         key = tuple((name, array.shape, array.dtype) for name, array in results.items())
         layout = layout_of(results)
         number = self._layouts.get(key) or self._introduce(key, layout)
-        if layout.fixed and layout.nbytes <= board.TRAY_BYTES:
-            self._last = (number, Tray(layout, self._slot.result_tray))
-        self._words[board.RESULT_LAYOUT] = number
+        if layout.fixed and layout.nbytes <= TRAY_BYTES:
+            self._last = (number << KNOWN_IN_TRAY, Tray(layout, self._slot.result_tray))
+        self._words[RESULT_LAYOUT] = number
         return self._placed(Written(layout, results, {}))
 
     def _introduce(self, key: Any, layout: Layout) -> int:
@@ -218,24 +245,24 @@ class Desk:
 
     def _placed(self, written: Written) -> int:
         words, first = self._words, self._slot.shape.result_places
-        if written.nbytes <= board.TRAY_BYTES:
+        if written.nbytes <= TRAY_BYTES:
             written.write(self._slot.result_tray, words, first)
-            words[board.RESULT_IN_TRAY] = 1
-            return board.DONE
-        words[board.RESULT_IN_TRAY], granted = 0, words[board.GRANT_BYTES]
+            words[RESULT_IN_TRAY] = 1
+            return DONE
+        words[RESULT_IN_TRAY], granted = 0, words[GRANT_BYTES]
         if written.nbytes <= granted:
-            start = words[board.GRANT_OFFSET]
-            written.write(self._segment(words[board.GRANT_SEGMENT]).bytes[start : start + granted], words, first)
-            return board.DONE
-        self._waiting, words[board.RESULT_BYTES] = written, written.nbytes
-        self._message_again = words[board.RESULT_MESSAGE_BYTES]
-        return board.NEEDS_ROOM
+            start = words[GRANT_OFFSET]
+            written.write(self._segment(words[GRANT_SEGMENT]).bytes[start : start + granted], words, first)
+            return DONE
+        self._waiting, words[RESULT_BYTES] = written, written.nbytes
+        self._message_again = words[RESULT_MESSAGE_BYTES]
+        return NEEDS_ROOM
 
     def _go_on(self) -> int:
         written, self._waiting = self._waiting, None
-        if written is None or not self._words[board.GRANT_BYTES]:
+        if written is None or not self._words[GRANT_BYTES]:
             raise SharedMemoryError("there was no room for the results")
-        self._words[board.RESULT_MESSAGE_BYTES] = self._message_again
+        self._words[RESULT_MESSAGE_BYTES] = self._message_again
         return self._placed(written)
 
     def _fail(self, error: NeuropodError) -> None:
@@ -243,14 +270,14 @@ class Desk:
             self._layouts.pop(self._fresh, None)
             self._last = self._fresh = None
         self._say(facts_of(error))
-        self._words[board.STATUS] = board.FAILED
+        self._words[STATUS] = FAILED
 
     def _say(self, message: Mapping[str, Any]) -> None:
         body = json.dumps(message).encode()
         if len(body) > len(self._slot.result_envelope):
             body = json.dumps(facts_of(InferenceError("an answer did not fit its envelope"))).encode()
         self._slot.result_envelope[: len(body)] = body
-        self._words[board.RESULT_MESSAGE_BYTES] = len(body)
+        self._words[RESULT_MESSAGE_BYTES] = len(body)
 
 
 def _unforeseen(platform: str, error: Exception) -> InferenceError:

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ class WorkerExecutor(Executor):
         self._changed = threading.Condition()
         self._refusal: NeuropodError | None = None
         self._supervisors = [Supervisor(recipe, limits, self._pool, self._changed) for recipe in recipes]
+        self._only: Any = self._supervisors[0] if len(recipes) == 1 else _Several
         self._ender = weakref.finalize(self, _end, self._supervisors, self._pool, os.getpid())
         _everyone.add(self)
         try:
@@ -81,7 +83,12 @@ class WorkerExecutor(Executor):
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         """Run the model in a worker."""
-        return self.infer_within(None, inputs, outputs)
+        connection = self._only.connection
+        try:
+            line = connection.gate.free.pop()  # type: ignore[union-attr]  # else: AttributeError
+        except (AttributeError, IndexError):
+            connection, line = self._line(None, None)
+        return self._through(connection, line, inputs, outputs, None)  # type: ignore[arg-type]  # it is one by now
 
     def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
         """Run the model in a worker; between processes, tensors are NumPy arrays."""
@@ -91,34 +98,18 @@ class WorkerExecutor(Executor):
         """Run the model in a worker, and wait no longer than `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         connection, line = self._line(deadline, timeout_s)
-        spins = connection.may_spin()
-        started = time.perf_counter_ns()
-        try:
-            line.put(inputs, outputs, deadline)
-            results = None
-            while results is None:
-                line.ask(spins=spins)
-                line.wait(deadline, spins=spins)
-                results = line.take(deadline)
-        except BaseException as error:
-            raise self._said(error, connection, line, timeout_s) from error.__cause__
-        line.times[(time.perf_counter_ns() - started).bit_length()] += 1
-        line.calls += 1
-        line.clear()
-        connection.gate.give(line)
-        return results
+        return self._through(connection, line, inputs, outputs, deadline, timeout_s)
 
     async def infer_async(self, inputs: Tensors, outputs: Names = None, timeout_s: float | None = None) -> Tensors:
         """Run the model in a worker while the loop goes on."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         connection, line = await self._line_async(deadline, timeout_s)
-        started = time.perf_counter_ns()
+        started = perf_counter_ns()
         try:
             results = await _carried(line, inputs, outputs, deadline)
         except BaseException as error:
             raise self._said(error, connection, line, timeout_s) from error.__cause__
-        line.times[(time.perf_counter_ns() - started).bit_length()] += 1
-        line.calls += 1
+        line.times[(perf_counter_ns() - started).bit_length()] += 1
         connection.release(line)
         return results
 
@@ -152,6 +143,24 @@ class WorkerExecutor(Executor):
         self._changed = threading.Condition()
         for supervisor in self._supervisors:
             supervisor.forked()
+
+    def _through(
+        self,
+        connection: Connection,
+        line: Line,
+        inputs: Tensors,
+        outputs: Names,
+        deadline: float | None,
+        timeout_s: float | None = None,
+    ) -> Tensors:
+        started = perf_counter_ns()
+        try:
+            results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
+        except BaseException as error:
+            raise self._said(error, connection, line, timeout_s) from error.__cause__
+        line.times[(perf_counter_ns() - started).bit_length()] += 1
+        connection.release(line)
+        return results
 
     # -- getting a line
 
@@ -229,6 +238,12 @@ class WorkerExecutor(Executor):
                 if all(supervisor.connection is not None for supervisor in self._supervisors):
                     return
                 self._changed.wait()
+
+
+class _Several:
+    """Stands for the one supervisor where there are several: there is no connection that every call takes."""
+
+    connection = None
 
 
 async def _carried(line: Line, inputs: Tensors, outputs: Names, deadline: float | None) -> Tensors:

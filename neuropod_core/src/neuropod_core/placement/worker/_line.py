@@ -10,12 +10,41 @@ from typing import TYPE_CHECKING, Any
 
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.errors import DeadlineError, InferenceError, NeuropodError, WorkerProtocolError
-from neuropod_core.placement.worker import _board as board
-from neuropod_core.placement.worker._board import Doorbell, Slot
+from neuropod_core.placement.worker._board import (
+    ALONE,
+    ANSWERED,
+    ASKED,
+    BLOCK_OFFSET,
+    BLOCK_SEGMENT,
+    DONE,
+    FAILED,
+    FIRST_NAP_MS,
+    GO_ON,
+    GRANT_BYTES,
+    GRANT_OFFSET,
+    GRANT_SEGMENT,
+    IN_TRAY,
+    KNOWN_IN_TRAY,
+    LAYOUT,
+    MESSAGE_BYTES,
+    NEEDS_ROOM,
+    PARENT_SLEEPS,
+    PLACES,
+    RESULT_BYTES,
+    RESULT_IN_TRAY,
+    RESULT_LAYOUT,
+    RESULT_MESSAGE_BYTES,
+    SPIN_IS_SAFE,
+    STATUS,
+    TRAY_BYTES,
+    WORKER_SLEEPS,
+    Doorbell,
+    Slot,
+)
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, decode_text, layout_from_json, layout_of, plain
 from neuropod_core.placement.worker._memory import Block, Pool, Segment
-from neuropod_core.placement.worker._spin import Spin, alone
+from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
 
@@ -28,12 +57,17 @@ _MOST_LAYOUTS = 256
 class _Request:
     """Names, types and shapes of a call's inputs, and the outputs it asks for: known to the worker by a number."""
 
-    __slots__ = ("layout", "number", "outputs", "result_bytes", "tray")
+    __slots__ = ("fill", "layout", "number", "outputs", "result_bytes")
 
     def __init__(self, number: int, layout: Layout, outputs: Names, memory: Any) -> None:
         self.number, self.layout, self.outputs = number, layout, outputs
-        self.tray = Tray(layout, memory) if layout.fixed and layout.nbytes <= board.TRAY_BYTES else None
+        fits = layout.fixed and layout.nbytes <= TRAY_BYTES
+        self.fill: Callable[[Any], bool] = Tray(layout, memory).fill if fits else _never
         self.result_bytes = 0
+
+
+def _never(_: object) -> bool:
+    return False
 
 
 class _Answer:
@@ -43,7 +77,7 @@ class _Answer:
 
     def __init__(self, layout: Layout, memory: Any) -> None:
         self.layout = layout
-        self.tray = Tray(layout, memory) if layout.fixed and layout.nbytes <= board.TRAY_BYTES else None
+        self.tray = Tray(layout, memory) if layout.fixed and layout.nbytes <= TRAY_BYTES else None
 
 
 class Line:
@@ -65,13 +99,16 @@ class Line:
         self.slot, self.bell = slot, Doorbell()
         self.failure: NeuropodError | None = None
         self.call = 0
-        self.asked_ns, self.calls, self.failed = 0, 0, 0
+        self.failed = 0
         self.times = [0] * 64
         self._words, self._pool, self._ring, self._tell = slot.words, pool, ring, tell
         self._spin = Spin(allowed=spins)
+        self.used = False  # Whether a call holds anything that `clear` lets go.
+        self._steady = False  # Whether the words say already what the next call of the same layout says.
         self._request: _Request | None = None
         self._requests: dict[Any, _Request] = {}
         self._answers: dict[int, _Answer] = {}
+        self._copies: dict[int, Callable[[], Tensors]] = {}  # By the status that says: in the tray, as known.
         self._blocks: list[Block] = []
         self._grant: Block | None = None
         self._kept: object = None
@@ -80,27 +117,57 @@ class Line:
 
     # -- the call
 
+    def call_through(
+        self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None, *, spins: bool
+    ) -> Tensors:
+        """Put, ask, wait and take."""
+        request, words = self._request, self._words
+        if spins and self._steady and self._spin.steady and request.outputs == outputs and request.fill(inputs):  # type: ignore[union-attr]  # steady: there is one
+            # The same once more, as most calls are: what `put`, `ask`, `wait` and `take` come to, without a detour.
+            self.call = call = self.call + 1
+            words[ALONE], words[ASKED] = 1, call
+            if words[WORKER_SLEEPS]:
+                self._ring.ring()
+            for _ in LOOKS:
+                if words[ANSWERED] == call:
+                    copies = self._copies.get(words[STATUS])
+                    return copies() if copies else self._rest_of_call(deadline, spins=spins)
+            self._spin.miss()
+            return self._rest_of_call(deadline, spins=False)
+        self.put(inputs, outputs, deadline)
+        self.ask(spins=spins)
+        return self._rest_of_call(deadline, spins=spins)
+
+    def _rest_of_call(self, deadline: float | None, *, spins: bool) -> Tensors:
+        self.wait(deadline, spins=spins)
+        while (results := self.take(deadline)) is None:
+            self.ask(spins=spins)
+            self.wait(deadline, spins=spins)
+        return results
+
     def put(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None = None) -> None:
         """Lay a call's inputs where the worker will read them."""
-        words, request = self._words, self._request
-        if request is not None and request.outputs == outputs and request.tray and request.tray.fill(inputs):
-            words[board.LAYOUT], words[board.MESSAGE_BYTES] = request.number, 0
-            words[board.BLOCK_SEGMENT] = board.IN_TRAY
+        request = self._request
+        if request is not None and request.outputs == outputs and request.fill(inputs):
+            if not self._steady:
+                words = self._words
+                words[LAYOUT], words[MESSAGE_BYTES], words[BLOCK_SEGMENT] = request.number, 0, IN_TRAY
+                words[GRANT_BYTES], self._steady = 0, True
         else:
             request = self._request = self._put_anew(plain(inputs), outputs, deadline)
-        if request.result_bytes > board.TRAY_BYTES:
+            self._words[GRANT_BYTES] = 0
+        if request.result_bytes > TRAY_BYTES:
+            self._steady, self.used = False, True
             self._grant_room(request.result_bytes, deadline)
-        else:
-            words[board.GRANT_BYTES] = 0
 
     def ask(self, *, spins: bool) -> None:
         """Let the worker see the call."""
         words = self._words
-        self.call += 1
+        self.call = call = self.call + 1
         self._fresh = None
-        words[board.ALONE] = spins
-        words[board.ASKED] = self.call
-        if words[board.WORKER_SLEEPS] or not board.SPIN_IS_SAFE:
+        words[ALONE] = spins
+        words[ASKED] = call
+        if words[WORKER_SLEEPS] or not SPIN_IS_SAFE:
             self._ring.ring()
 
     def wait(self, deadline: float | None, *, spins: bool) -> None:
@@ -113,23 +180,24 @@ class Line:
         NeuropodError
             What befell the worker, if it is gone.
         """
-        words, call = self._words, self.call
-        if spins and (looks := self._spin.looks()):
-            for _ in range(looks):
-                if words[board.ANSWERED] == call:
-                    self._spin.hit()
+        words, call, spin = self._words, self.call, self._spin
+        if spins and (spin.steady or spin.looks()):
+            for _ in LOOKS:
+                if words[ANSWERED] == call:
+                    if not spin.steady:
+                        spin.hit()
                     return
-            self._spin.miss()
-        words[board.PARENT_SLEEPS] = 1
+            spin.miss()
+        words[PARENT_SLEEPS] = 1
         try:
             self._sleep(deadline)
         finally:
-            words[board.PARENT_SLEEPS] = 0
+            words[PARENT_SLEEPS] = 0
 
     @property
     def answered(self) -> bool:
         """Whether the answer is there."""
-        return bool(self._words[board.ANSWERED] == self.call)
+        return bool(self._words[ANSWERED] == self.call)
 
     def take(self, deadline: float | None = None) -> Tensors | None:
         """Give the results; None if the worker needed room for them, got it, and has to be asked once more.
@@ -139,46 +207,49 @@ class Line:
         NeuropodError
             What the worker raised; a `WorkerProtocolError` if what it says cannot be.
         """
-        status = self._words[board.STATUS]
-        if status == board.DONE:
+        words = self._words
+        status = words[STATUS]
+        if (copies := self._copies.get(status)) is not None:
+            return copies()
+        if status == DONE:
             return self._results()
-        if status == board.FAILED:
+        if status == FAILED:
             raise error_from(parsed(self._message()))
-        if status != board.NEEDS_ROOM:
+        if status != NEEDS_ROOM:
             raise WorkerProtocolError(f"an answer has no status {status}")
-        self._words[board.LAYOUT] = board.GO_ON
-        self._words[board.MESSAGE_BYTES] = 0
+        words[LAYOUT], words[MESSAGE_BYTES] = GO_ON, 0
+        self._steady, self.used = False, True
         self._take_back_grant()
-        self._grant_room(self._words[board.RESULT_BYTES], deadline)
+        self._grant_room(words[RESULT_BYTES], deadline)
         return None
 
     def listen(self) -> None:
         """Have the bell rung when the answer comes, with nobody waiting here."""
-        self._words[board.PARENT_SLEEPS] = 1
+        self._words[PARENT_SLEEPS] = 1
 
     def unlisten(self) -> None:
         """Take `listen` back."""
-        self._words[board.PARENT_SLEEPS] = 0
+        self._words[PARENT_SLEEPS] = 0
 
     def rest(self) -> bool:
         """After a call that did not come to its end: whether the worker is done with it, so that the slot is free."""
-        if self._words[board.ASKED] != self.call:  # Interrupted before the worker saw it.
-            self.call = self._words[board.ASKED]
+        if self._words[ASKED] != self.call:  # Interrupted before the worker saw it.
+            self.call = self._words[ASKED]
         return self.answered and not self.refuse_room()
 
     def refuse_room(self) -> bool:
         """Where the worker waits for room, let it drop the results; tell whether there is something to wait for."""
-        if self._words[board.STATUS] != board.NEEDS_ROOM:
+        if self._words[STATUS] != NEEDS_ROOM:
             return False
-        self._words[board.LAYOUT], self._words[board.MESSAGE_BYTES] = board.GO_ON, 0
-        self._words[board.GRANT_BYTES] = 0
-        self._words[board.STATUS] = 0
+        self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
+        self._words[GRANT_BYTES] = self._words[STATUS] = 0
+        self._steady = False
         self.ask(spins=False)
         return True
 
     def clear(self) -> None:
         """Let go of everything that the call used; the worker is done with it."""
-        self._kept = None
+        self._kept, self.used = None, False
         if self._fresh is not None:
             self._requests.pop(self._fresh, None)
             self._request = self._fresh = None
@@ -196,6 +267,7 @@ class Line:
     # -- putting
 
     def _put_anew(self, arrays: Tensors, outputs: Names, deadline: float | None) -> _Request:
+        self._steady, self.used = False, True
         where = self._where(arrays)
         self._kept = arrays if where else None  # They must not go back to the pool while the worker reads them.
         key = (outputs, *((name, array.shape, array.dtype, name in where) for name, array in arrays.items()))
@@ -204,17 +276,17 @@ class Line:
             request = self._introduced(layout_of(arrays, where), outputs)
             self._requests[key], self._fresh = request, key
         else:
-            self._words[board.MESSAGE_BYTES] = 0
+            self._words[MESSAGE_BYTES] = 0
         written = Written(request.layout, arrays, where)
-        self._words[board.LAYOUT] = request.number
-        written.write(self._room_for(written.nbytes, deadline), self._words, board.PLACES)
+        self._words[LAYOUT] = request.number
+        written.write(self._room_for(written.nbytes, deadline), self._words, PLACES)
         return request
 
     def _where(self, arrays: Tensors) -> Where:
         """Find the arrays that lie in shared memory already, where that saves a copy worth saving."""
         where: Where = {}
         for name, array in arrays.items():
-            spot = self._pool.locate(array) if array.nbytes > board.TRAY_BYTES else None
+            spot = self._pool.locate(array) if array.nbytes > TRAY_BYTES else None
             if spot is not None:
                 where[name] = (*spot, array.nbytes)
                 self._tell(self._pool.segments[spot[0]])
@@ -232,23 +304,23 @@ class Line:
         if len(body) > len(self.slot.envelope):
             raise InferenceError(f"the names and shapes of a call take {len(body)} bytes: too many")
         self.slot.envelope[: len(body)] = body
-        self._words[board.MESSAGE_BYTES] = len(body)
+        self._words[MESSAGE_BYTES] = len(body)
         return _Request(next(self._numbers), layout, outputs, self.slot.tray)
 
     def _room_for(self, nbytes: int, deadline: float | None) -> Any:
-        if nbytes <= board.TRAY_BYTES:
-            self._words[board.BLOCK_SEGMENT] = board.IN_TRAY
+        if nbytes <= TRAY_BYTES:
+            self._words[BLOCK_SEGMENT] = IN_TRAY
             return self.slot.tray
         block = self._allocated(nbytes, deadline)
         self._blocks.append(block)
-        self._words[board.BLOCK_SEGMENT], self._words[board.BLOCK_OFFSET] = block.segment.number, block.offset
+        self._words[BLOCK_SEGMENT], self._words[BLOCK_OFFSET] = block.segment.number, block.offset
         return block.segment.bytes[block.offset : block.offset + block.nbytes]
 
     def _grant_room(self, nbytes: int, deadline: float | None) -> None:
         block = self._grant = self._allocated(nbytes, deadline)
         words = self._words
-        words[board.GRANT_SEGMENT], words[board.GRANT_OFFSET] = block.segment.number, block.offset
-        words[board.GRANT_BYTES] = block.nbytes
+        words[GRANT_SEGMENT], words[GRANT_OFFSET] = block.segment.number, block.offset
+        words[GRANT_BYTES] = block.nbytes
 
     def _take_back_grant(self) -> None:
         grant, self._grant = self._grant, None
@@ -267,9 +339,9 @@ class Line:
     # -- waiting
 
     def _sleep(self, deadline: float | None) -> None:
-        nap_ms: float | None = board.FIRST_NAP_MS
-        looked = not board.SPIN_IS_SAFE
-        while looked or self._words[board.ANSWERED] != self.call:
+        nap_ms: float | None = FIRST_NAP_MS
+        looked = not SPIN_IS_SAFE
+        while looked or self._words[ANSWERED] != self.call:
             looked = False
             if self.failure is not None:
                 raise self.failure
@@ -284,32 +356,35 @@ class Line:
     # -- taking
 
     def _message(self) -> bytes:
-        length = self._words[board.RESULT_MESSAGE_BYTES]
+        length = self._words[RESULT_MESSAGE_BYTES]
         if length > len(self.slot.result_envelope):
             raise WorkerProtocolError(f"a message of {length} bytes does not fit its envelope")
         return bytes(self.slot.result_envelope[:length])
 
     def _results(self) -> Tensors:
         words = self._words
-        answer = None if words[board.RESULT_MESSAGE_BYTES] else self._answers.get(words[board.RESULT_LAYOUT])
+        answer = None if words[RESULT_MESSAGE_BYTES] else self._answers.get(words[RESULT_LAYOUT])
         if answer is None:
-            answer = self._introduced_answer(words[board.RESULT_LAYOUT])
-        if words[board.RESULT_IN_TRAY]:
+            answer = self._introduced_answer(words[RESULT_LAYOUT])
+        if words[RESULT_IN_TRAY]:
             if answer.tray is not None:
                 return answer.tray.copies()
-            return _read(answer.layout, self.slot.result_tray, self._placed(answer.layout, board.TRAY_BYTES))
+            return _read(answer.layout, self.slot.result_tray, self._placed(answer.layout, TRAY_BYTES))
         return self._granted_results(answer.layout)
 
     def _introduced_answer(self, number: int) -> _Answer:
         message = parsed(self._message())
         if message.get("forget") is True:
             self._answers.clear()
+            self._copies.clear()
         if len(self._answers) > 2 * _MOST_LAYOUTS:
             raise WorkerProtocolError("there are too many layouts of results")
         answer = _Answer(layout_from_json(message.get("results")), self.slot.result_tray)
         if len(answer.layout.places) > self.slot.shape.located:
             raise WorkerProtocolError(f"{len(answer.layout.places)} results are more than there can be")
         self._answers[number] = answer
+        if answer.tray is not None:
+            self._copies[number << KNOWN_IN_TRAY] = answer.tray.copies
         return answer
 
     def _placed(self, layout: Layout, room: int) -> Where:
@@ -346,5 +421,5 @@ def _read(layout: Layout, memory: Any, where: Where, *, lends: bool = False) -> 
             results[place.name] = decode_text(memory[offset : offset + nbytes].tobytes(), place)
         else:
             view = place.view(memory)
-            results[place.name] = view if lends and place.nbytes > board.TRAY_BYTES else view.copy()
+            results[place.name] = view if lends and place.nbytes > TRAY_BYTES else view.copy()
     return results

@@ -11,14 +11,18 @@ import os
 
 from neuropod_core.placement.worker._board import SPIN_IS_SAFE
 
-LOOKS = 1800
+LOOKS = range(3500)
 """How often a word is looked at before its reader goes to sleep: 60 to 100 us."""
 
 _MISSES = 8
+_SHORTEST_PAUSE = 16
 _LONGEST_PAUSE = 1024
 
 own_threads: set[int] = set()
 """Threads of this process that wait for workers, and never for the interpreter."""
+
+running_threads = _thread._count  # type: ignore[attr-defined]  # not documented, and there since 3.0
+"""Counts the Python threads beside the main one; a caller is alone if all of them are `own_threads`."""
 
 
 def may_spin() -> bool:
@@ -26,34 +30,37 @@ def may_spin() -> bool:
     return SPIN_IS_SAFE and len(os.sched_getaffinity(0)) > 1
 
 
-def alone() -> bool:
-    """Whether the caller is the only Python thread of this process, apart from those that wait for workers."""
-    return _thread._count() <= len(own_threads)  # type: ignore[attr-defined]  # documented nowhere, there since 3.0
-
-
 class Spin:
-    """How often one side looks before it sleeps: it gives up where that was in vain, and tries again later."""
+    """Whether one side looks before it sleeps: it gives up where that was in vain, and tries again later.
 
-    __slots__ = ("_allowed", "_misses", "_pause", "_rest")
+    Attributes
+    ----------
+    steady
+        Whether looking paid the last time, so that there is no need to ask `looks`.
+    """
+
+    __slots__ = ("_allowed", "_misses", "_pause", "_rest", "steady")
 
     def __init__(self, *, allowed: bool) -> None:
-        self._allowed, self._misses, self._rest, self._pause = allowed, 0, 0, 16
+        self._allowed, self._misses, self._rest, self._pause = allowed, 0, 0, _SHORTEST_PAUSE
+        self.steady = False
 
-    def looks(self) -> int:
-        """Give how often to look this time."""
+    def looks(self) -> bool:
+        """Whether to look this time."""
         if not self._allowed:
-            return 0
+            return False
         if self._rest:
             self._rest -= 1
-            return 0
-        return LOOKS
+            return False
+        return True
 
     def hit(self) -> None:
         """Say that looking was enough."""
-        self._misses, self._pause = 0, 16
+        self._misses, self._pause, self.steady = 0, _SHORTEST_PAUSE, True
 
     def miss(self) -> None:
         """Say that it was not."""
+        self.steady = False
         self._misses += 1
         if self._misses >= _MISSES:
             self._rest, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)

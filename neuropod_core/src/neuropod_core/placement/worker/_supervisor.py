@@ -54,7 +54,7 @@ class Tally:
     def add(self, connection: Connection) -> Tally:
         """Count the calls of a connection as well."""
         for line in connection.lines:
-            self.calls += line.calls
+            self.calls += sum(line.times)
             self.failed += line.failed
             self.times = [ours + theirs for ours, theirs in zip(self.times, line.times, strict=True)]
         return self
@@ -251,7 +251,7 @@ class Supervisor:
 
     def _is_worn(self, process: Process, connection: Connection) -> bool:
         calls, size = self._limits.after_calls, self._limits.above_bytes
-        if calls is not None and sum(line.calls for line in connection.lines) >= calls:
+        if calls is not None and sum(sum(line.times) for line in connection.lines) >= calls:
             return True
         return size is not None and process.resident_bytes > size
 
