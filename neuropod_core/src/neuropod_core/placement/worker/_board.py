@@ -39,6 +39,9 @@ DONE, FAILED, NEEDS_ROOM = 1, 2, 3
 KNOWN_IN_TRAY = 8
 """A status of ``number << 8`` says that results of the layout `number`, known from before, lie in the tray."""
 
+KNOWN_IN_GRANT = 128
+"""Added to such a status where they lie in the granted room, at the places of the last time."""
+
 TRAY_BYTES = 64 << 10
 """Tensors of a call that together take no more lie in the slot itself."""
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
+from math import prod
 from typing import Any
+
+import numpy as np
 
 from neuropod_core.backend import Executor, Tensors
 from neuropod_core.errors import (
@@ -30,6 +33,7 @@ from neuropod_core.placement.worker._board import (
     GRANT_OFFSET,
     GRANT_SEGMENT,
     IN_TRAY,
+    KNOWN_IN_GRANT,
     KNOWN_IN_TRAY,
     LAYOUT,
     MESSAGE_BYTES,
@@ -48,12 +52,13 @@ from neuropod_core.placement.worker._board import (
     Slot,
 )
 from neuropod_core.placement.worker._frames import parsed
-from neuropod_core.placement.worker._layouts import Layout, Place, decode_text, layout_from_json, layout_of
+from neuropod_core.placement.worker._layouts import Layout, Place, aligned, decode_text, layout_from_json, layout_of
 from neuropod_core.placement.worker._memory import Segment
 from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._travel import facts_of
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
 from neuropod_core.problem import Problem
+from neuropod_core.results import here
 from neuropod_core.tensors import as_array, as_text, describe, dtype_of
 
 _MOST_LAYOUTS = 256
@@ -64,12 +69,53 @@ _logger = logging.getLogger("neuropod.worker")
 class _Request:
     """What `Line` introduced under a number: the layout of a call's inputs, and the outputs it asks for."""
 
-    __slots__ = ("layout", "outputs", "tensors")
+    __slots__ = ("layout", "outputs", "repeats", "spots", "tensors", "views")
 
     def __init__(self, message: Mapping[str, Any], memory: Any) -> None:
         self.layout, self.outputs = layout_from_json(message["inputs"]), message["outputs"]
         small = self.layout.fixed and self.layout.nbytes <= TRAY_BYTES
         self.tensors = Tray(self.layout, memory).tensors if small else None
+        # Arrays of the caller's own that lie in shared memory come again and again at the same places.
+        self.repeats = all(place.located and not place.is_text for place in self.layout.places)
+        self.spots: list[int] = []
+        self.views: Tensors = {}
+
+
+class GrantedRoom:
+    """The room that the parent granted for the results of one call."""
+
+    def __init__(self, memory: Any) -> None:
+        self.memory, self._end = memory, 0
+        self.made: list[tuple[Any, int]] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """Give an array there; None if there is no room for it."""
+        if isinstance(shape, int):
+            shape = (shape,)
+        start, end = self._end, self._end + aligned(prod(shape) * dtype.itemsize)
+        if end > self.memory.nbytes:
+            return None
+        array = np.ndarray(shape, dtype, buffer=self.memory, offset=start)
+        self._end = end
+        self.made.append((array, start))
+        return array
+
+    def offset_of(self, array: Any) -> int | None:
+        """Tell where an array lies that was made here; once, since no two results share their memory."""
+        for number, (made, offset) in enumerate(self.made):
+            if made is array:
+                del self.made[number]
+                return offset
+        return None
+
+    def holds(self, results: object, places: Sequence[tuple[str, tuple[int, ...], Any, int]]) -> bool:
+        """Whether `results` are exactly the arrays made here, in the same places as the last time."""
+        if type(results) is not dict or len(results) != len(places) or len(self.made) != len(places):
+            return False
+        for (name, shape, dtype, offset), (array, start) in zip(places, self.made, strict=True):
+            if results.get(name) is not array or start != offset or array.shape != shape or array.dtype is not dtype:
+                return False
+        return True
 
 
 class Desk:
@@ -105,6 +151,7 @@ class Desk:
         self._requests: dict[int, _Request] = {}
         self._layouts: dict[Any, int] = {}
         self._last: tuple[int, Tray] | None = None  # With the status that says so.
+        self._last_in_room: tuple[int, list[tuple[str, tuple[int, ...], Any, int]]] | None = None
         self._waiting: Written | None = None
         self._message_again = self._call = 0
         self._fresh: object = None  # Key of a layout that the parent may not have seen.
@@ -160,12 +207,29 @@ class Desk:
         return self._traced(request) if self._traces else self._run(request)
 
     def _run(self, request: _Request) -> int:
-        inputs = request.tensors.copy() if request.tensors else self._inputs(request.layout)
+        inputs = request.tensors.copy() if request.tensors else self._inputs(request)
+        if self._words[GRANT_BYTES]:
+            return self._run_with_room(inputs, request)
         results = self._executor.infer(inputs, request.outputs)
         last = self._last
         if last is not None and type(results) is dict and last[1].fill(results):
             return last[0]
         return self._hand_over(self._shippable(results))
+
+    def _run_with_room(self, inputs: Tensors, request: _Request) -> int:
+        """Run where the parent has granted room: results made there need not be copied."""
+        words = self._words
+        start = words[GRANT_OFFSET]
+        memory = self._segment(words[GRANT_SEGMENT]).bytes[start : start + words[GRANT_BYTES]]
+        room = here.room = GrantedRoom(memory)
+        try:
+            results = self._executor.infer(inputs, request.outputs)
+        finally:
+            here.room = None
+        last = self._last_in_room
+        if last is not None and room.holds(results, last[1]):
+            return last[0]
+        return self._hand_over(self._shippable(results), room)
 
     def _traced(self, request: _Request) -> int:
         started = time.perf_counter()
@@ -181,11 +245,17 @@ class Desk:
         request = self._requests[number] = _Request(message, self._slot.tray)
         return request
 
-    def _inputs(self, layout: Layout) -> Tensors:
-        words, number = self._words, self._words[BLOCK_SEGMENT]
+    def _inputs(self, request: _Request) -> Tensors:
+        words, number, layout = self._words, self._words[BLOCK_SEGMENT], request.layout
+        spots = words[PLACES : PLACES + 3 * len(layout.places)].tolist() if request.repeats else None
+        if spots is not None and request.spots == spots:
+            return request.views.copy()
         base, start = (self._slot.tray, 0) if number == IN_TRAY else self._block(number)
         where = {} if layout.fixed else read_places(layout, words, PLACES, self._room)
-        return {place.name: self._input(place, base, start, where) for place in layout.places}
+        inputs = {place.name: self._input(place, base, start, where) for place in layout.places}
+        if spots is not None:
+            request.spots, request.views = spots, inputs.copy()
+        return inputs
 
     def _input(self, place: Place, base: Any, start: int, where: Where) -> Any:
         if not place.located:
@@ -224,20 +294,41 @@ class Desk:
             raise TensorMismatchError(f"outputs.{name}", notation, describe(value))
         return array
 
-    def _hand_over(self, results: Tensors) -> int:
-        key = tuple((name, array.shape, array.dtype) for name, array in results.items())
-        layout = layout_of(results)
+    def _hand_over(self, results: Tensors, room: GrantedRoom | None = None) -> int:
+        where = self._made_there(results, room)
+        key = tuple((name, array.shape, array.dtype, name in where) for name, array in results.items())
+        layout = layout_of(results, where)
         number = self._layouts.get(key) or self._introduce(key, layout)
         if layout.fixed and layout.nbytes <= TRAY_BYTES:
             self._last = (number << KNOWN_IN_TRAY, Tray(layout, self._slot.result_tray))
         self._words[RESULT_LAYOUT] = number
-        return self._placed(Written(layout, results, {}))
+        if not where or room is None:
+            self._last_in_room = None
+            return self._placed(Written(layout, results, {}))
+        return self._left_there(number, layout, results, where, room)
+
+    def _made_there(self, results: Tensors, room: GrantedRoom | None) -> Where:
+        """Tell where results lie that were made in the granted room: all of them, or none counts."""
+        where: Where = {}
+        for name, array in results.items():
+            offset = room.offset_of(array) if room is not None else None
+            if offset is None or array.dtype.hasobject:
+                return {}
+            where[name] = (0, offset, array.nbytes)
+        return where
+
+    def _left_there(self, number: int, layout: Layout, results: Tensors, where: Where, room: GrantedRoom) -> int:
+        Written(layout, results, where).write(room.memory, self._words, self._slot.shape.result_places)
+        self._words[RESULT_IN_TRAY] = 0
+        places = [(name, array.shape, array.dtype, where[name][1]) for name, array in results.items()]
+        self._last_in_room = ((number << KNOWN_IN_TRAY) + KNOWN_IN_GRANT, places)
+        return DONE
 
     def _introduce(self, key: Any, layout: Layout) -> int:
         forget = len(self._layouts) > _MOST_LAYOUTS
         if forget:
             self._layouts.clear()
-            self._last = None
+            self._last = self._last_in_room = None
         number = self._layouts[key] = next(self._numbers)
         self._fresh = key
         self._say({"results": layout.to_json(), "forget": forget})
@@ -268,7 +359,7 @@ class Desk:
     def _fail(self, error: NeuropodError) -> None:
         if self._fresh is not None:
             self._layouts.pop(self._fresh, None)
-            self._last = self._fresh = None
+            self._last = self._last_in_room = self._fresh = None
         self._say(facts_of(error))
         self._words[STATUS] = FAILED
 
