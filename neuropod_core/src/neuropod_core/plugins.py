@@ -7,8 +7,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pluggy
@@ -162,9 +163,17 @@ def check_framework(backend: Backend, version_range: str = "*", asked_by: str = 
 
 
 def claim_of(backend: Backend) -> Plugin | None:
-    """Tell which installed plugin gave `backend`; None for one that is registered in this process only."""
-    registered = {claim for claim, _ in _registered.values()}
-    return next((claim for claim, given in _backends.items() if given is backend and claim not in registered), None)
+    """Tell which plugin gave `backend`, so that another process can import it; None if it exists in this one only."""
+    for claim, given in _backends.items():
+        if given is backend:
+            return claim if claim.platform not in _registered else _importable(claim)
+    return None
+
+
+def _importable(claim: Plugin) -> Plugin | None:
+    plugin = _registered[claim.platform][1]
+    spec = getattr(plugin, "__spec__", None) if isinstance(plugin, ModuleType) else None
+    return replace(claim, target=spec.name) if spec is not None and spec.origin else None
 
 
 def block(distribution: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -65,10 +66,15 @@ class Layout:
     places: tuple[Place, ...]
     nbytes: int
 
-    @property
+    @cached_property
     def fixed(self) -> bool:
         """Whether every tensor has its place."""
         return not any(place.located for place in self.places)
+
+    @cached_property
+    def content_bytes(self) -> int:
+        """What the tensors take, wherever they lie; text not counted."""
+        return sum(place.nbytes for place in self.places)
 
     def to_json(self) -> list[list[Any]]:
         """Give what `layout_from_json` reads."""

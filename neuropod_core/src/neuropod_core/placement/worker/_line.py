@@ -428,7 +428,7 @@ class Line:
         block, self._grant = self._grant, None
         if block is None:
             raise WorkerProtocolError("results lie in a place that was not granted")
-        lends = 4 * layout.nbytes >= block.nbytes and not self._pool.is_crowded_by(block.nbytes)
+        lends = 4 * layout.content_bytes >= block.nbytes and not self._pool.is_crowded_by(block.nbytes)
         lease = self._pool.lend(block) if lends else None
         try:
             where = self._placed(layout, block.nbytes)

@@ -36,7 +36,7 @@ def order_for(backend: Backend, variant: Variant, options: LoadOptions) -> dict[
         If an option is no plain data, or the plugin exists in this process only.
     """
     claim = plugins.claim_of(backend)
-    if claim is None or ":" not in claim.target and not claim.version:
+    if claim is None:
         what = f"the plugin for {variant.platform!r} is registered in this process only, a worker cannot import it"
         raise OptionError(what, at="placement", remedy="install it, or leave placement out")
     return {
