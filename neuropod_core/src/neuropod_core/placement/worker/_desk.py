@@ -75,8 +75,8 @@ class _Request:
         self.layout, self.outputs = layout_from_json(message["inputs"]), message["outputs"]
         small = self.layout.fixed and self.layout.nbytes <= TRAY_BYTES
         self.tensors = Tray(self.layout, memory).tensors if small else None
-        # Arrays of the caller's own that lie in shared memory come again and again at the same places.
-        self.repeats = all(place.located and not place.is_text for place in self.layout.places)
+        # Tensors of fixed size come again and again at the same places.
+        self.repeats = not any(place.is_text for place in self.layout.places)
         self.spots: list[int] = []
         self.views: Tensors = {}
 
@@ -84,9 +84,14 @@ class _Request:
 class GrantedRoom:
     """The room that the parent granted for the results of one call."""
 
-    def __init__(self, memory: Any) -> None:
-        self.memory, self._end = memory, 0
+    def __init__(self, memory: Any, spot: tuple[int, ...]) -> None:
+        self.memory, self.spot, self._end = memory, spot, 0
         self.made: list[tuple[Any, int]] = []
+
+    def clear(self) -> None:
+        """Forget what was made for the call before."""
+        self._end = 0
+        self.made.clear()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """Give an array there; None if there is no room for it."""
@@ -152,6 +157,8 @@ class Desk:
         self._layouts: dict[Any, int] = {}
         self._last: tuple[int, Tray] | None = None  # With the status that says so.
         self._last_in_room: tuple[int, list[tuple[str, tuple[int, ...], Any, int]]] | None = None
+        self._last_granted: tuple[tuple[int, ...], int, Tray] | None = None
+        self._room_before: GrantedRoom | None = None
         self._waiting: Written | None = None
         self._message_again = self._call = 0
         self._fresh: object = None  # Key of a layout that the parent may not have seen.
@@ -218,10 +225,8 @@ class Desk:
 
     def _run_with_room(self, inputs: Tensors, request: _Request) -> int:
         """Run where the parent has granted room: results made there need not be copied."""
-        words = self._words
-        start = words[GRANT_OFFSET]
-        memory = self._segment(words[GRANT_SEGMENT]).bytes[start : start + words[GRANT_BYTES]]
-        room = here.room = GrantedRoom(memory)
+        spot = tuple(self._words[GRANT_SEGMENT : GRANT_BYTES + 1])
+        room = here.room = self._room_of(spot)
         try:
             results = self._executor.infer(inputs, request.outputs)
         finally:
@@ -229,7 +234,20 @@ class Desk:
         last = self._last_in_room
         if last is not None and room.holds(results, last[1]):
             return last[0]
+        filled = self._last_granted
+        if filled is not None and filled[0] == spot and not room.made and type(results) is dict:
+            if filled[2].fill(results):
+                return filled[1]
         return self._hand_over(self._shippable(results), room)
+
+    def _room_of(self, spot: tuple[int, ...]) -> GrantedRoom:
+        room = self._room_before
+        if room is None or room.spot != spot:
+            segment, start, nbytes = spot
+            memory = self._segment(segment).bytes[start : start + nbytes]
+            room = self._room_before = GrantedRoom(memory, spot)
+        room.clear()
+        return room
 
     def _traced(self, request: _Request) -> int:
         started = time.perf_counter()
@@ -247,8 +265,10 @@ class Desk:
 
     def _inputs(self, request: _Request) -> Tensors:
         words, number, layout = self._words, self._words[BLOCK_SEGMENT], request.layout
-        spots = words[PLACES : PLACES + 3 * len(layout.places)].tolist() if request.repeats else None
-        if spots is not None and request.spots == spots:
+        spots = [number, words[BLOCK_OFFSET]] if request.repeats else None
+        if spots and not layout.fixed:
+            spots += words[PLACES : PLACES + 3 * len(layout.places)].tolist()
+        if spots and request.spots == spots:
             return request.views.copy()
         base, start = (self._slot.tray, 0) if number == IN_TRAY else self._block(number)
         where = {} if layout.fixed else read_places(layout, words, PLACES, self._room)
@@ -304,8 +324,18 @@ class Desk:
         self._words[RESULT_LAYOUT] = number
         if not where or room is None:
             self._last_in_room = None
-            return self._placed(Written(layout, results, {}))
+            status = self._placed(Written(layout, results, {}))
+            self._remember(number, layout, status)
+            return status
         return self._left_there(number, layout, results, where, room)
+
+    def _remember(self, number: int, layout: Layout, status: int) -> None:
+        """Know where results of this layout lie, should the same room be granted for them again."""
+        words, self._last_granted = self._words, None
+        if status == DONE and layout.fixed and not words[RESULT_IN_TRAY]:
+            spot = tuple(words[GRANT_SEGMENT : GRANT_BYTES + 1])
+            memory = self._room_of(spot).memory
+            self._last_granted = (spot, (number << KNOWN_IN_TRAY) + KNOWN_IN_GRANT, Tray(layout, memory))
 
     def _made_there(self, results: Tensors, room: GrantedRoom | None) -> Where:
         """Tell where results lie that were made in the granted room: all of them, or none counts."""
@@ -328,7 +358,7 @@ class Desk:
         forget = len(self._layouts) > _MOST_LAYOUTS
         if forget:
             self._layouts.clear()
-            self._last = self._last_in_room = None
+            self._last = self._last_in_room = self._last_granted = None
         number = self._layouts[key] = next(self._numbers)
         self._fresh = key
         self._say({"results": layout.to_json(), "forget": forget})
@@ -359,7 +389,7 @@ class Desk:
     def _fail(self, error: NeuropodError) -> None:
         if self._fresh is not None:
             self._layouts.pop(self._fresh, None)
-            self._last = self._last_in_room = self._fresh = None
+            self._last = self._last_in_room = self._last_granted = self._fresh = None
         self._say(facts_of(error))
         self._words[STATUS] = FAILED
 

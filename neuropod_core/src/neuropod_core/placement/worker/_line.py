@@ -10,6 +10,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from numpy import ndarray
+
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.errors import DeadlineError, InferenceError, NeuropodError, WorkerProtocolError
 from neuropod_core.placement.worker._board import (
@@ -46,7 +48,7 @@ from neuropod_core.placement.worker._board import (
 )
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, decode_text, layout_from_json, layout_of, plain
-from neuropod_core.placement.worker._memory import Block, Pool, Segment
+from neuropod_core.placement.worker._memory import Block, BlockArray, Lease, Pool, Segment, Shelf
 from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
@@ -60,13 +62,33 @@ _MOST_LAYOUTS = 256
 class _Request:
     """Names, types and shapes of a call's inputs, and the outputs it asks for: known to the worker by a number."""
 
-    __slots__ = ("fill", "layout", "number", "outputs", "result_bytes")
+    __slots__ = ("block", "fill", "layout", "number", "outputs", "result_bytes")
 
     def __init__(self, number: int, layout: Layout, outputs: Names, memory: Any) -> None:
         self.number, self.layout, self.outputs = number, layout, outputs
         fits = layout.fixed and layout.nbytes <= TRAY_BYTES
         self.fill: Callable[[Any], bool] = Tray(layout, memory).fill if fits else _never
+        self.block: Block | None = None
         self.result_bytes = 0
+
+    def settle(self, block: Block, shelf: Shelf, pool: Pool) -> None:
+        """Know where the inputs of the next call of this layout lie, if the block is still on the shelf then."""
+        tray = Tray(self.layout, block.segment.bytes[block.offset : block.offset + block.nbytes])
+
+        def fill(inputs: Mapping[str, Any]) -> bool:
+            if any(type(array.base) is BlockArray and pool.locate(array) for array in inputs.values()):
+                return False  # One that lies in shared memory need not be copied.
+            mine = shelf.take(block.nbytes)
+            if mine is not block:
+                if mine is not None:
+                    shelf.put(mine)
+                return False
+            if tray.fill(inputs):
+                return True
+            shelf.put(block)
+            return False
+
+        self.fill, self.block = fill, block
 
     def remember(self, arrays: Tensors, where: Where) -> None:
         """Know the call again that passes the very same arrays, all of which lie in shared memory."""
@@ -89,11 +111,25 @@ def _never(_: object) -> bool:
 class _Answer:
     """Names, types and shapes of results, known by the number that the worker gave them."""
 
-    __slots__ = ("layout", "tray")
+    __slots__ = ("end", "layout", "spots", "tray")
 
     def __init__(self, layout: Layout, memory: Any) -> None:
         self.layout = layout
         self.tray = Tray(layout, memory) if layout.fixed and layout.nbytes <= TRAY_BYTES else None
+        self.spots: list[tuple[str, tuple[int, ...], Any, int]] = []
+        self.end = 0
+
+    def remember(self, where: Where) -> bool:
+        """Know where the results lie, if they lie there again; False where some are copied in any case."""
+        places = self.layout.places
+        if any(place.is_text or place.nbytes <= TRAY_BYTES for place in places):
+            return False
+        offsets = [where[place.name][1] if place.located else place.offset for place in places]
+        self.spots = [
+            (place.name, place.shape, place.dtype.numpy, offset) for place, offset in zip(places, offsets, strict=True)
+        ]
+        self.end = max(offset + place.nbytes for place, offset in zip(places, offsets, strict=True))
+        return True
 
 
 class Line:
@@ -127,6 +163,8 @@ class Line:
         self._copies: dict[int, Callable[[], Tensors]] = {}  # By the status that says: in the tray, as known.
         self._blocks: list[Block] = []
         self._grant: Block | None = None
+        self._granted_before: Block | None = None
+        self._shelf, self._results_shelf = pool.shelf(), pool.shelf()
         self._kept: object = None
         self._fresh: object = None  # Key of a layout that the worker has not been asked with yet.
         self._numbers = count(1)
@@ -142,6 +180,8 @@ class Line:
             # The same once more, as most calls are: what `put`, `ask`, `wait` and `take` come to, without a detour.
             if request.result_bytes > TRAY_BYTES:  # type: ignore[union-attr]  # as above
                 self._grant_again(request.result_bytes, deadline)  # type: ignore[union-attr]  # as above
+            elif request.block is not None:  # type: ignore[union-attr]  # as above
+                self.used = True
             self.call = call = self.call + 1
             words[ALONE], words[ASKED] = 1, call
             if words[WORKER_SLEEPS]:
@@ -165,17 +205,17 @@ class Line:
 
     def put(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None = None) -> None:
         """Lay a call's inputs where the worker will read them."""
-        request = self._request
+        request, words = self._request, self._words
         if request is not None and request.outputs == outputs and request.fill(inputs):
-            if not self._steady:
-                words = self._words
-                words[LAYOUT], words[MESSAGE_BYTES], words[BLOCK_SEGMENT] = request.number, 0, IN_TRAY
-                words[GRANT_BYTES], self._steady = 0, True
+            self.used = self.used or request.block is not None
+            words[LAYOUT], words[MESSAGE_BYTES] = request.number, 0
         else:
             request = self._request = self._put_anew(plain(inputs), outputs, deadline)
-            self._words[GRANT_BYTES] = 0
         if request.result_bytes > TRAY_BYTES:
             self._grant_again(request.result_bytes, deadline)
+        else:
+            words[GRANT_BYTES], self._granted_before = 0, None
+        self._steady = self._fresh is None
 
     def ask(self, *, spins: bool) -> None:
         """Let the worker see the call."""
@@ -233,13 +273,13 @@ class Line:
         if status & KNOWN_IN_GRANT:
             answer = self._answers.get(status >> KNOWN_IN_TRAY)
             if answer is not None:
-                return self._granted_results(answer.layout)
+                return self._granted_results(answer)
         if status == FAILED:
             raise error_from(parsed(self._message()))
         if status != NEEDS_ROOM:
             raise WorkerProtocolError(f"an answer has no status {status}")
         words[LAYOUT], words[MESSAGE_BYTES] = GO_ON, 0
-        self._steady, self.used = False, True
+        self._steady, self.used, self._granted_before = False, True, None
         self._take_back_grant()
         self._grant_room(words[RESULT_BYTES], deadline)
         return None
@@ -264,13 +304,15 @@ class Line:
             return False
         self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
         self._words[GRANT_BYTES] = self._words[STATUS] = 0
-        self._steady = False
+        self._steady, self._granted_before = False, None
         self.ask(spins=False)
         return True
 
     def clear(self) -> None:
         """Let go of everything that the call used; the worker is done with it."""
         self._kept, self.used = None, False
+        if self._request is not None and self._request.block is not None:
+            self._shelf.put(self._request.block)
         if self._fresh is not None:
             self._requests.pop(self._fresh, None)
             self._request = self._fresh = None
@@ -282,7 +324,9 @@ class Line:
             self._take_back_grant()
 
     def close(self) -> None:
-        """Close the doorbell."""
+        """Close the doorbell, and give back what is kept for the next call."""
+        for shelf in (self._shelf, self._results_shelf):
+            self._pool.retire(shelf)
         self.bell.close()
 
     # -- putting
@@ -303,6 +347,9 @@ class Line:
         written.write(self._room_for(written.nbytes, deadline), self._words, PLACES)
         if where and not written.nbytes:
             request.remember(arrays, where)
+        elif self._blocks and request.layout.fixed:
+            request.settle(self._blocks[0], self._shelf, self._pool)
+            self._blocks.clear()
         return request
 
     def _where(self, arrays: Tensors) -> Where:
@@ -334,7 +381,7 @@ class Line:
         if nbytes <= TRAY_BYTES:
             self._words[BLOCK_SEGMENT] = IN_TRAY
             return self.slot.tray
-        block = self._allocated(nbytes, deadline)
+        block = self._shelf.take(nbytes) or self._allocated(nbytes, deadline)
         self._blocks.append(block)
         self._words[BLOCK_SEGMENT], self._words[BLOCK_OFFSET] = block.segment.number, block.offset
         return block.segment.bytes[block.offset : block.offset + block.nbytes]
@@ -342,18 +389,27 @@ class Line:
     def _grant_again(self, nbytes: int, deadline: float | None) -> None:
         """Grant as much room as the same call needed before; most often the caller has dropped what lay there."""
         self.used = True
-        self._grant_room(nbytes, deadline)
+        block = self._results_shelf.take(nbytes)
+        if block is None:
+            self._grant_room(nbytes, deadline)
+        else:
+            self._grant = block
+            if block is not self._granted_before:
+                self._name_grant(block)
 
     def _grant_room(self, nbytes: int, deadline: float | None) -> None:
         block = self._grant = self._allocated(nbytes, deadline)
-        words = self._words
+        self._name_grant(block)
+
+    def _name_grant(self, block: Block) -> None:
+        words, self._granted_before = self._words, block
         words[GRANT_SEGMENT], words[GRANT_OFFSET] = block.segment.number, block.offset
         words[GRANT_BYTES] = block.nbytes
 
     def _take_back_grant(self) -> None:
         grant, self._grant = self._grant, None
         if grant is not None:
-            self._pool.give_back(grant)
+            self._results_shelf.put(grant)
 
     def _allocated(self, nbytes: int, deadline: float | None) -> Block:
         block = self._pool.allocate(nbytes, deadline)
@@ -398,7 +454,7 @@ class Line:
             if answer.tray is not None:
                 return answer.tray.copies()
             return _read(answer.layout, self.slot.result_tray, self._placed(answer.layout, TRAY_BYTES))
-        return self._granted_results(answer.layout)
+        return self._granted_results(answer, words[RESULT_LAYOUT])
 
     def _introduced_answer(self, number: int) -> _Answer:
         message = parsed(self._message())
@@ -424,19 +480,34 @@ class Line:
             self._request.result_bytes = max([layout.nbytes, *(spot[1] + spot[2] for spot in where.values())])
         return where
 
-    def _granted_results(self, layout: Layout) -> Tensors:
+    def _lent_again(self, answer: _Answer) -> Tensors:
+        """Lend results that lie where those of the last call lay."""
+        block, self._grant = self._grant, None
+        if block is None or answer.end > block.nbytes:
+            raise WorkerProtocolError("results lie in a place that was not granted")
+        if not block.lent:
+            self._grant = block
+            return self._granted_results(answer)
+        owner = block.segment.bytes[block.offset : block.offset + block.nbytes].view(BlockArray)
+        owner.lease = Lease(self._results_shelf, block)
+        return {name: ndarray(shape, dtype, owner, offset) for name, shape, dtype, offset in answer.spots}
+
+    def _granted_results(self, answer: _Answer, number: int = 0) -> Tensors:
+        layout = answer.layout
         block, self._grant = self._grant, None
         if block is None:
             raise WorkerProtocolError("results lie in a place that was not granted")
-        lends = 4 * layout.content_bytes >= block.nbytes and not self._pool.is_crowded_by(block.nbytes)
-        lease = self._pool.lend(block) if lends else None
+        lends = 4 * layout.content_bytes >= block.nbytes and not self._pool.is_crowded_by(block)
+        lease = self._pool.lend(block, self._results_shelf) if lends else None
         try:
             where = self._placed(layout, block.nbytes)
+            if lends and number and answer.remember(where):
+                self._copies[(number << KNOWN_IN_TRAY) + KNOWN_IN_GRANT] = partial(self._lent_again, answer)
             memory = lease.owner() if lease else block.segment.bytes[block.offset : block.offset + block.nbytes]
             return _read(layout, memory, where, lends=lends)
         finally:
             if lease is None:
-                self._pool.give_back(block)
+                self._results_shelf.put(block)
 
 
 def _read(layout: Layout, memory: Any, where: Where, *, lends: bool = False) -> Tensors:

@@ -36,7 +36,11 @@ class SegmentArray(np.ndarray):
 class BlockArray(np.ndarray):
     """The bytes of one block, and the innermost owner of every array in it: `lease` gives the block back."""
 
-    lease: Lease
+    lease: Lease | None
+
+    def __array_finalize__(self, source: object) -> None:
+        # NumPy lets a slice of this very array forget it, and remember the segment: so the slice keeps the lease.
+        self.lease = getattr(source, "lease", None)
 
 
 class Segment:
@@ -112,12 +116,12 @@ class Block:
 
 
 class Lease:
-    """Whoever holds it uses the block; the last one to let go gives it back."""
+    """Whoever holds it uses the block; the last one to let go puts it on the shelf that it came from."""
 
-    __slots__ = ("_pool", "block")
+    __slots__ = ("_shelf", "block")
 
-    def __init__(self, pool: Pool, block: Block) -> None:
-        self._pool, self.block = pool, block
+    def __init__(self, shelf: Shelf, block: Block) -> None:
+        self._shelf, self.block = shelf, block
 
     def owner(self) -> BlockArray:
         """Give the bytes of the block as an array that keeps this lease."""
@@ -127,9 +131,51 @@ class Lease:
         return owner
 
     def __del__(self) -> None:
-        # Runs wherever the collector runs, perhaps inside the pool: so it takes no lock (SimpleQueue is made for that).
+        # Runs wherever the collector runs, perhaps inside the pool: so it takes no lock.
         with contextlib.suppress(Exception):  # At the end of the interpreter, things go in any order.
-            self._pool.freed.put(self.block)
+            self._shelf.put(self.block)
+
+
+class Shelf:
+    """Where a line finds the block of its last call again; whoever runs short of memory clears it.
+
+    The common case, a caller that drops a result before the next call, then never comes to the pool.
+    """
+
+    __slots__ = ("_blocks", "_pool", "_retired")
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool, self._retired = pool, False
+        self._blocks: list[Block] = []
+
+    def take(self, nbytes: int) -> Block | None:
+        """Take the block that came last, if it fits."""
+        try:
+            block = self._blocks.pop()
+        except IndexError:
+            return None
+        if nbytes <= block.nbytes <= 4 * nbytes:
+            return block
+        self._pool.give_back(block)
+        return None
+
+    def put(self, block: Block) -> None:
+        """Keep a block for the next call; more than one goes back."""
+        if self._blocks or self._retired or self._pool.someone_waits:
+            self._pool.freed.put(block)
+        else:
+            self._blocks.append(block)
+
+    def retire(self) -> None:
+        """Keep nothing from now on: leases outlive the line."""
+        self._retired = True
+        self.clear()
+
+    def clear(self) -> None:
+        """Give everything back."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._pool.freed.put(self._blocks.pop())
 
 
 class Pool:
@@ -148,10 +194,13 @@ class Pool:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.freed: SimpleQueue[Block] = SimpleQueue()
+        self.shelves: list[Shelf] = []
+        self.someone_waits = False
         self.segments: dict[int, Segment] = {}
         self.lent_bytes = self.used_bytes = 0
         self._spare: dict[int, list[Block]] = {}
         self._gaps: dict[int, list[tuple[int, int]]] = {}  # segment -> (offset, bytes) that are free, in order
+        self._own_shelf = _Straight(self)
         self._lock, self._numbers = threading.Lock(), iter(range(1, 1 << 62))
 
     @property
@@ -179,34 +228,49 @@ class Pool:
                 return block
             self._wait(nbytes, until)
 
-    def lend(self, block: Block) -> Lease:
+    def lend(self, block: Block, shelf: Shelf | None = None) -> Lease:
         """Count a block as held by a caller; the lease gives it back."""
-        with self._lock:
-            block.lent = True
-            self.lent_bytes += block.nbytes
-        return Lease(self, block)
+        if not block.lent:
+            with self._lock:
+                block.lent = True
+                self.lent_bytes += block.nbytes
+        return Lease(shelf or self._own_shelf, block)
 
     def give_back(self, block: Block) -> None:
         """Take back a block that no array lies in."""
         self.freed.put(block)
 
-    def is_crowded_by(self, nbytes: int) -> bool:
-        """Whether callers would hold more than half of the limit with `nbytes` more."""
-        if self.lent_bytes + nbytes <= self.limit_bytes // 2:
+    def shelf(self) -> Shelf:
+        """Give a new shelf, which is cleared when memory is short."""
+        shelf = Shelf(self)
+        with self._lock:
+            self.shelves.append(shelf)
+        return shelf
+
+    def retire(self, shelf: Shelf) -> None:
+        """Take back what a shelf holds, now and later: leases may still bring blocks to it."""
+        with self._lock:
+            self.shelves.remove(shelf)
+        shelf.retire()
+
+    def is_crowded_by(self, block: Block) -> bool:
+        """Whether callers would hold more than half of the limit with `block` among it."""
+        if block.lent or self.lent_bytes + block.nbytes <= self.limit_bytes // 2:
             return False
         with self._lock:
+            self._clear_shelves()
             self._collect()
-            return self.lent_bytes + nbytes > self.limit_bytes // 2
+            return self.lent_bytes + block.nbytes > self.limit_bytes // 2
 
     def locate(self, array: Array) -> tuple[int, int] | None:
         """Give the segment and the offset of an array that lies in the pool as one piece; None for any other."""
         owner = array.base
-        if type(owner) is not BlockArray or not array.flags.c_contiguous:
+        if type(owner) is not BlockArray or owner.lease is None or not array.flags.c_contiguous:
             return None
         segment = owner.lease.block.segment
         if self.segments.get(segment.number) is not segment:
             return None
-        return segment.number, array.__array_interface__["data"][0] - segment.address
+        return segment.number, int(array.__array_interface__["data"][0]) - segment.address
 
     def close(self) -> None:
         """Let go of every segment; arrays that callers hold stay good."""
@@ -223,13 +287,19 @@ class Pool:
         self._collect()
         spare = self._spare.get(size)
         block = spare.pop() if spare else self._carved(size)
-        if block is None and self._spare:
+        if block is None and (self._spare or self.used_bytes):
+            self._clear_shelves()
+            self._collect()
             self._flush()
             block = self._carved(size)
         block = block or self._from_new_segment(size)
         if block is not None:
             self.used_bytes += block.nbytes
         return block
+
+    def _clear_shelves(self) -> None:
+        for shelf in self.shelves:
+            shelf.clear()
 
     def _collect(self) -> None:
         with contextlib.suppress(Empty):
@@ -281,14 +351,28 @@ class Pool:
         return dropped
 
     def _wait(self, nbytes: int, until: float) -> None:
-        remaining = until - time.monotonic()
-        with contextlib.suppress(Empty):
+        remaining, self.someone_waits = until - time.monotonic(), True
+        try:
             if remaining > 0:
                 self.freed.put(self.freed.get(timeout=remaining))
                 return
+        except Empty:
+            pass
+        finally:
+            self.someone_waits = False
         held = f"{self.lent_bytes} of {self.limit_bytes} bytes lie in results and inputs that are still held"
         remedy = "drop results, copy them, or pass a larger Worker(shared_memory_bytes=...)"
         raise SharedMemoryError(f"no room for {nbytes} bytes in shared memory ({held})", remedy=remedy)
+
+
+class _Straight(Shelf):
+    """No shelf: blocks go straight back."""
+
+    __slots__ = ()
+
+    def put(self, block: Block) -> None:
+        """Give it back."""
+        self._pool.freed.put(block)
 
 
 def _size_class(nbytes: int) -> int:
