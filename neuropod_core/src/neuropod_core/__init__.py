@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         BackendConflictError,
         BackendError,
         BackendNotFoundError,
+        DeadlineError,
         DeviceError,
+        ForkedModelError,
         FrameworkNotFoundError,
         FrameworkVersionError,
         InferenceError,
@@ -45,35 +47,41 @@ if TYPE_CHECKING:
         PluginError,
         RequirementsError,
         ResultMismatchError,
+        SharedMemoryError,
         SpecError,
         TensorMismatchError,
         TrustError,
+        WorkerDiedError,
+        WorkerProtocolError,
+        WorkerStartError,
     )
     from neuropod_core.hookspecs import hookimpl
     from neuropod_core.limits import Limits
     from neuropod_core.loading import load_neuropod
     from neuropod_core.model import Neuropod
     from neuropod_core.package import Package
-    from neuropod_core.placement import IN_PROCESS, Placement
+    from neuropod_core.placement import IN_PROCESS, Placement, Worker
     from neuropod_core.problem import Dim, Problem, TensorSpec
     from neuropod_core.trust import Trust
     from neuropod_core.variants import Variant
 
 __all__ = [
-    "CONTRACT_VERSION",
-    "IN_PROCESS",
     "Array",
     "Backend",
     "BackendConflictError",
     "BackendError",
     "BackendNotFoundError",
+    "CONTRACT_VERSION",
     "DType",
+    "DeadlineError",
     "Descriptor",
     "DeviceError",
     "Dim",
     "Executor",
+    "ForkedModelError",
     "FrameworkNotFoundError",
     "FrameworkVersionError",
+    "IN_PROCESS",
     "InferenceError",
     "Limits",
     "LoadOptions",
@@ -99,6 +107,7 @@ __all__ = [
     "Problem",
     "RequirementsError",
     "ResultMismatchError",
+    "SharedMemoryError",
     "SpecError",
     "TensorMismatchError",
     "TensorSpec",
@@ -106,6 +115,10 @@ __all__ = [
     "Trust",
     "TrustError",
     "Variant",
+    "Worker",
+    "WorkerDiedError",
+    "WorkerProtocolError",
+    "WorkerStartError",
     "hookimpl",
     "load_neuropod",
 ]
@@ -121,7 +134,7 @@ _CONTENTS = {
     "loading": ("load_neuropod",),
     "model": ("Neuropod",),
     "package": ("Package",),
-    "placement": ("IN_PROCESS", "Placement"),
+    "placement": ("IN_PROCESS", "Placement", "Worker"),
     "problem": ("Dim", "Problem", "TensorSpec"),
     "trust": ("Trust",),
     "variants": ("Variant",),

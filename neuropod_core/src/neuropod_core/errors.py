@@ -22,11 +22,17 @@
     │   ├── RequirementsError                  the packages that a model needs are not those installed
     │   ├── DeviceError                        the device asked for is not there
     │   ├── OptionError (ValueError)           a load option that the backend does not know
-    │   └── ModelLoadError                     the framework refused the artefact
+    │   ├── ModelLoadError                     the framework refused the artefact
+    │   └── WorkerStartError                   no worker became ready
     └── InferenceError (RuntimeError)          one call failed
         ├── TensorMismatchError (ValueError)   a tensor contradicts its spec
         ├── ResultMismatchError (ValueError)   the packaged test data gave other results
         ├── OutOfDeviceMemoryError (MemoryError)
+        ├── DeadlineError (TimeoutError)       its caller gave it no more time
+        ├── SharedMemoryError (MemoryError)    no room between this process and its workers
+        ├── WorkerDiedError                    the process that ran the model ended
+        ├── WorkerProtocolError                it said what no worker says
+        ├── ForkedModelError                   the worker is the parent's, this process is its child
         └── ModelClosedError
 
 Facts are attributes, words are ``str(error)``. Every class is built from plain positional arguments that it keeps in
@@ -39,7 +45,9 @@ __all__ = [
     "BackendConflictError",
     "BackendError",
     "BackendNotFoundError",
+    "DeadlineError",
     "DeviceError",
+    "ForkedModelError",
     "FrameworkNotFoundError",
     "FrameworkVersionError",
     "InferenceError",
@@ -59,9 +67,13 @@ __all__ = [
     "PluginError",
     "RequirementsError",
     "ResultMismatchError",
+    "SharedMemoryError",
     "SpecError",
     "TensorMismatchError",
     "TrustError",
+    "WorkerDiedError",
+    "WorkerProtocolError",
+    "WorkerStartError",
 ]
 
 _SHOWN_CHARACTERS = 80

@@ -67,7 +67,7 @@ class Connection:
         """Take back a line whose call did not come to its end; the worker may still be busy with it."""
         if self.failure is not None:
             line.clear()
-        elif line.rest():
+        elif self._rests(line):
             self.release(line)
         else:
             line.listen()
@@ -79,7 +79,7 @@ class Connection:
         for _ in range(len(self.abandoned)):
             line = self.abandoned.popleft()
             line.bell.silence()
-            if line.rest():
+            if self._rests(line):
                 self.release(line)
             else:
                 self.abandoned.append(line)
@@ -106,6 +106,13 @@ class Connection:
         for bell in (*self._rings, *(line.bell for line in self.lines)):
             bell.close()
         self._board.close()
+
+    def _rests(self, line: Line) -> bool:
+        try:
+            return line.rest()
+        except WorkerProtocolError as error:
+            self.accuse(error)
+            return False
 
     def _tell(self, segment: Segment) -> None:
         if segment.number in self._known:

@@ -296,7 +296,12 @@ class Line:
         """After a call that did not come to its end: whether the worker is done with it, so that the slot is free."""
         if self._words[ASKED] != self.call:  # Interrupted before the worker saw it.
             self.call = self._words[ASKED]
-        return self.answered and not self.refuse_room()
+        if not self.answered or self.refuse_room():
+            return False
+        words = self._words
+        if words[STATUS] == DONE and words[RESULT_MESSAGE_BYTES]:  # The worker will not say it again.
+            self._introduced_answer(words[RESULT_LAYOUT])
+        return True
 
     def refuse_room(self) -> bool:
         """Where the worker waits for room, let it drop the results; tell whether there is something to wait for."""

@@ -1,0 +1,198 @@
+"""A backend that does what its caller says: every way in which a worker can misbehave, one command each."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import MappingProxyType
+
+import numpy as np
+
+from neuropod_core import (
+    Backend,
+    Descriptor,
+    Executor,
+    InferenceError,
+    LoadOptions,
+    Names,
+    Neuropod,
+    Tensors,
+    Trust,
+    Variant,
+    hookimpl,
+    results,
+)
+from neuropod_core.errors import OutOfDeviceMemoryError, SpecError, TensorMismatchError
+
+neuropod_contract = (1, 1)
+
+Load = Callable[..., Neuropod]
+
+
+class LabError(InferenceError):
+    """An error of a class that only this plugin knows."""
+
+
+class Lab(Executor):
+    def __init__(self, variant: Variant) -> None:
+        self.thread_safe = bool(variant.config.get("thread_safe", True))
+        self.stateful = bool(variant.config.get("stateful", False))
+        self.calls = 0
+        self.running = 0
+        self.kept: list[object] = []
+
+    def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
+        self.calls += 1
+        self.running += 1
+        try:
+            name, _, argument = str(inputs["command"][()]).partition(":")
+            made = COMMANDS[name](self, argument, inputs)
+        finally:
+            self.running -= 1
+        given = {"y": made, "note": np.full((), f"{name} {self.calls}", dtype=object)}
+        return given if outputs is None else {name: given[name] for name in outputs}
+
+    def close(self) -> None:
+        if os.environ.get("LAB_HANGS_IN_CLOSE"):
+            time.sleep(60)
+
+    @property
+    def description(self) -> MappingProxyType[str, object]:
+        return MappingProxyType({"lab": "yes", "pid": os.getpid(), "python": sys.version.split()[0]})
+
+
+def _x(inputs: Tensors) -> np.ndarray:
+    return inputs.get("x", np.zeros(0))
+
+
+def _sleep(lab: Lab, seconds: str, inputs: Tensors) -> np.ndarray:
+    time.sleep(float(seconds))
+    return _x(inputs).copy()
+
+
+def _spin(lab: Lab, seconds: str, inputs: Tensors) -> np.ndarray:
+    until = time.monotonic() + float(seconds)
+    while time.monotonic() < until:
+        pass
+    return _x(inputs).copy()
+
+
+def _kill(lab: Lab, number: str, inputs: Tensors) -> np.ndarray:
+    os.kill(os.getpid(), int(number))
+    time.sleep(30)
+    return _x(inputs)
+
+
+def _segfault(lab: Lab, argument: str, inputs: Tensors) -> np.ndarray:
+    print("about to read address 0", file=sys.stderr)
+    ctypes.string_at(0)
+    return _x(inputs)
+
+
+def _raise(lab: Lab, name: str, inputs: Tensors) -> np.ndarray:
+    if name == "mismatch":
+        raise TensorMismatchError("inputs.x", "float64[3]", "float64[2]", "pass three")
+    if name == "memory":
+        raise OutOfDeviceMemoryError("no memory", at="cuda:0")
+    if name == "spec":
+        raise SpecError("ä no spec")
+    if name == "own":
+        raise LabError("of my own", at="here")
+    try:
+        raise KeyError("inner")
+    except KeyError as error:
+        raise InferenceError("outer") from error
+
+
+def _write(lab: Lab, argument: str, inputs: Tensors) -> np.ndarray:
+    try:
+        inputs["x"][0] = -1
+    except ValueError:
+        return np.zeros(1)
+    return np.ones(1)
+
+
+def _grow(lab: Lab, megabytes: str, inputs: Tensors) -> np.ndarray:
+    lab.kept.append(np.ones(int(megabytes) << 17))
+    return np.zeros(1)
+
+
+def _made(lab: Lab, argument: str, inputs: Tensors) -> np.ndarray:
+    made = results.empty(_x(inputs).shape, np.float64)
+    made[...] = _x(inputs)
+    return made
+
+
+def _print(lab: Lab, text: str, inputs: Tensors) -> np.ndarray:
+    print(text)
+    print(text, file=sys.stderr)
+    return np.zeros(1)
+
+
+def _settings(lab: Lab, name: str, inputs: Tensors) -> np.ndarray:
+    found: dict[str, Callable[[], float]] = {
+        "pid": os.getpid,
+        "cpus": lambda: len(os.sched_getaffinity(0)),
+        "nice": lambda: os.nice(0),
+        "threads": threading.active_count,
+        "interrupts": lambda: float(signal.getsignal(signal.SIGINT) == signal.SIG_IGN),
+        "running": lambda: lab.running,
+    }
+    return np.array([float(found[name]())])
+
+
+COMMANDS: dict[str, Callable[[Lab, str, Tensors], np.ndarray]] = {
+    "copy": lambda lab, _, inputs: _x(inputs).copy(),
+    "double": lambda lab, _, inputs: _x(inputs) * 2,
+    "repeat": lambda lab, times, inputs: np.tile(_x(inputs), int(times)),
+    "exit": lambda lab, code, inputs: os._exit(int(code)),
+    "leave": lambda lab, code, inputs: sys.exit(int(code)),
+    "environment": lambda lab, name, inputs: np.array([float(os.environ[name])]),
+    "wrong": lambda lab, _, inputs: np.zeros(1, np.float32),
+    "list": lambda lab, _, inputs: [1.0],  # type: ignore[arg-type, return-value]  # what no executor may return
+    "view": lambda lab, _, inputs: _x(inputs)[::-1],
+    "sleep": _sleep,
+    "spin": _spin,
+    "kill": _kill,
+    "segfault": _segfault,
+    "raise": _raise,
+    "write": _write,
+    "grow": _grow,
+    "made": _made,
+    "print": _print,
+    "settings": _settings,
+}
+
+
+class LabBackend(Backend):
+    descriptor = Descriptor(platform="lab", trust=Trust.DATA, options={"flavour": "Anything at all."})
+
+    def load(self, variant: Variant, options: LoadOptions) -> Executor:
+        fault = variant.config.get("fault")
+        if fault == "exit":
+            print("no luck today", file=sys.stderr)
+            os._exit(7)
+        if fault == "sleep":
+            time.sleep(60)
+        if fault == "raise":
+            raise SpecError("the lab is closed")
+        return Lab(variant)
+
+
+_BACKEND = LabBackend()
+
+
+@hookimpl
+def neuropod_backend(platform: str) -> Backend:
+    return _BACKEND
+
+
+def said(command: str, x: object = None) -> Tensors:
+    """Give the inputs of a call."""
+    inputs: Tensors = {"command": np.full((), command, dtype=object)}
+    if x is not None:
+        inputs["x"] = np.asarray(x, np.float64)
+    return inputs
