@@ -23,7 +23,7 @@ from neuropod_core.placement.worker._memory import PAGE_BYTES, Segment, rounded
 # Each of the first four has a cache line of its own.
 ASKED, WORKER_SLEEPS, ANSWERED, PARENT_SLEEPS = 0, 8, 16, 24
 LAYOUT, MESSAGE_BYTES, BLOCK_SEGMENT, BLOCK_OFFSET, GRANT_SEGMENT, GRANT_OFFSET, GRANT_BYTES, ALONE = range(32, 40)
-STATUS, RESULT_LAYOUT, RESULT_MESSAGE_BYTES, RESULT_BYTES, RESULT_IN_TRAY = range(40, 45)
+STATUS, RESULT_LAYOUT, RESULT_MESSAGE_BYTES, RESULT_BYTES, RESULT_IN_TRAY, TAKEN = range(40, 46)
 PLACES = 48
 """First of the words, three for each tensor (segment, offset, bytes), that say where tensors without a place lie."""
 
@@ -87,7 +87,7 @@ class Doorbell:
 
     def ring(self) -> None:
         """Wake whoever sleeps, or keep the next one awake."""
-        with suppress(OSError):  # Full: nobody can miss it. Closed: nobody is there.
+        with suppress(OSError, ValueError):  # Full: nobody can miss it. Closed: nobody is there.
             os.eventfd_write(self.descriptor, 1)
 
     def sleep(self, timeout_ms: float | None) -> bool:
@@ -99,11 +99,10 @@ class Doorbell:
 
     def silence(self) -> None:
         """Forget that somebody rang."""
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             os.eventfd_read(self.descriptor)
 
-    def close(self) -> None:
-        """Close the descriptor."""
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+    def __del__(self) -> None:
+        # Not before everybody has let go: a number that is closed may be given to something else at once.
+        with suppress(OSError, AttributeError):
+            os.close(self.descriptor)

@@ -102,9 +102,11 @@ class Connection:
         self._wake()
 
     def close(self) -> None:
-        """Close what belongs to it; nobody is on a line any more."""
-        for bell in (*self._rings, *(line.bell for line in self.lines)):
-            bell.close()
+        """Let go of what belongs to it; callers may still be about to leave their lines."""
+        for line in self.lines:
+            line.close()
+        self.lines, self._rings = [], []
+        self.gate.forget()
         self._board.close()
 
     def _rests(self, line: Line) -> bool:

@@ -46,6 +46,7 @@ from neuropod_core.placement.worker._board import (
     RESULT_MESSAGE_BYTES,
     SPIN_IS_SAFE,
     STATUS,
+    TAKEN,
     TRAY_BYTES,
     WORKER_SLEEPS,
     Doorbell,
@@ -169,7 +170,7 @@ class Desk:
         words = self._words
         while True:
             self._wait()
-            self._call += 1
+            self._call = words[TAKEN] = self._call + 1
             try:
                 words[STATUS] = self._answer()
             except NeuropodError as error:

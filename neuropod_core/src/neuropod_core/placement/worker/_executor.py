@@ -108,6 +108,9 @@ class WorkerExecutor(Executor):
         try:
             results = await _carried(line, inputs, outputs, deadline)
         except BaseException as error:
+            if error is line.failure and line.untouched:
+                left_s = None if deadline is None else deadline - time.monotonic()
+                return await self.infer_async(inputs, outputs, left_s)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
         line.times[(perf_counter_ns() - started).bit_length()] += 1
         connection.release(line)
@@ -157,6 +160,8 @@ class WorkerExecutor(Executor):
         try:
             results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
         except BaseException as error:
+            if error is line.failure and line.untouched:
+                return self.infer_within(None if deadline is None else deadline - time.monotonic(), inputs, outputs)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
         line.times[(perf_counter_ns() - started).bit_length()] += 1
         connection.release(line)
@@ -226,7 +231,7 @@ class WorkerExecutor(Executor):
         if self._kills_late:
             for supervisor in self._supervisors:
                 if supervisor.connection is connection:
-                    supervisor.kill("a call was past its deadline")
+                    supervisor.dismiss(connection, "a call was past its deadline")
         return _late(timeout_s, "its worker was busy with it")
 
     def _wait_for_all(self) -> None:

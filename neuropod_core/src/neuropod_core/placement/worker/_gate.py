@@ -88,6 +88,11 @@ class Gate(Generic[T]):
         for deliver in waiting:
             deliver(None)
 
+    def forget(self) -> None:
+        """Let go of everything, once it is closed."""
+        self._retired.clear()
+        self._total = 0
+
     def _wait(self, timeout_s: float | None) -> T | None:
         box: list[T | None] = []
         delivered = _thread.allocate_lock()

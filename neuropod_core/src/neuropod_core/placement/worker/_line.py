@@ -41,6 +41,7 @@ from neuropod_core.placement.worker._board import (
     RESULT_MESSAGE_BYTES,
     SPIN_IS_SAFE,
     STATUS,
+    TAKEN,
     TRAY_BYTES,
     WORKER_SLEEPS,
     Doorbell,
@@ -256,6 +257,11 @@ class Line:
         """Whether the answer is there."""
         return bool(self._words[ANSWERED] == self.call)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether the worker has not taken the call: if it is gone, another one may run it."""
+        return bool(self._words[TAKEN] != self.call)
+
     def take(self, deadline: float | None = None) -> Tensors | None:
         """Give the results; None if the worker needed room for them, got it, and has to be asked once more.
 
@@ -332,7 +338,6 @@ class Line:
         """Close the doorbell, and give back what is kept for the next call."""
         for shelf in (self._shelf, self._results_shelf):
             self._pool.retire(shelf)
-        self.bell.close()
 
     # -- putting
 

@@ -50,9 +50,10 @@ class Process:
         Rung by other threads to have `watch` return.
     """
 
-    def __init__(self, name: str, python: str, environment: Mapping[str, str], first: Mapping[str, Any]) -> None:
-        self.name = name
-        self.wake = Doorbell()
+    def __init__(
+        self, name: str, python: str, environment: Mapping[str, str], first: Mapping[str, Any], wake: Doorbell
+    ) -> None:
+        self.name, self.wake = name, wake
         self.link, theirs = socket.socketpair()
         self.inbox = _frames.Inbox(self.link)
         self._tail: deque[str] = deque(maxlen=_LAST_LINES)

@@ -18,6 +18,7 @@ from neuropod_core.errors import (
     WorkerStartError,
 )
 from neuropod_core.placement.worker import _frames, _spin
+from neuropod_core.placement.worker._board import Doorbell
 from neuropod_core.placement.worker._connection import Connection
 from neuropod_core.placement.worker._memory import Pool
 from neuropod_core.placement.worker._process import Process, environment_for, first_message
@@ -83,7 +84,7 @@ class Supervisor:
         self.process: Process | None = None
         self._recipe, self._limits, self._pool, self._changed = recipe, limits, pool, changed
         self._closing = threading.Event()
-        self._past = Tally()
+        self._past, self._bell = Tally(), Doorbell()
         self._faults, self._born = 0, 0.0
         # The kernel ends a worker when the thread that started it ends: so that thread lives as long as the model.
         name = f"neuropod-{recipe.name}"
@@ -103,9 +104,7 @@ class Supervisor:
 
     def wake(self) -> None:
         """Have the thread look around."""
-        process = self.process
-        if process is not None:
-            process.wake.ring()
+        self._bell.ring()
 
     def forked(self) -> None:
         """In the child of a fork: let go of the parent's worker, without a word to it."""
@@ -114,8 +113,10 @@ class Supervisor:
         if process is not None:
             process.forget()
 
-    def kill(self, why: str) -> None:
-        """End the worker that runs now; the next one is started."""
+    def dismiss(self, connection: Connection, why: str) -> None:
+        """End the worker that runs now, and let nobody in before the next one is there."""
+        self._publish(None)
+        connection.gate.close()
         process = self.process
         if process is not None:
             process.kill(why)
@@ -168,8 +169,9 @@ class Supervisor:
         recipe, until = self._recipe, time.monotonic() + self._limits.start_timeout_s
         first = first_message(recipe.python, recipe.lent, recipe.settings)
         try:
+            variables = environment_for(recipe.python, recipe.environment)
             self.process = process = Process(
-                recipe.name, recipe.python or sys.executable, environment_for(recipe.python, recipe.environment), first
+                recipe.name, recipe.python or sys.executable, variables, first, self._bell
             )
         except OSError as error:
             raise WorkerStartError(f"{recipe.python or sys.executable} cannot be started: {error}") from error
@@ -178,7 +180,7 @@ class Supervisor:
         self.ready = self._told("ready", until)["ready"]
         self._born = time.monotonic()
         slots = self._limits.slots or (2 if self.ready.get("serial") else 4)
-        return Connection(process.link, self._pool, slots, recipe.tensors, process.wake.ring)
+        return Connection(process.link, self._pool, slots, recipe.tensors, self._bell.ring)
 
     def _say(self, process: Process, order: Any) -> None:
         try:

@@ -1,0 +1,419 @@
+"""Workers die, are replaced, and end with those who started them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from worker_lab import Load, said
+
+from neuropod_core import (
+    DeadlineError,
+    ForkedModelError,
+    ModelClosedError,
+    OptionError,
+    SpecError,
+    Worker,
+    WorkerDiedError,
+    WorkerStartError,
+    load_neuropod,
+)
+
+
+def pid_of(model: object) -> int:
+    return int(model.infer(said("settings:pid"))["y"][0])  # type: ignore[attr-defined]
+
+
+def is_gone(pid: int, within_s: float = 10.0) -> bool:
+    """Wait until a process has ended, be it a zombie that its parent has not looked at."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+# -- start
+
+
+def test_a_worker_is_another_process_that_leaves_ctrl_c_to_its_parent(load: Load) -> None:
+    model = load()
+
+    assert pid_of(model) != os.getpid()
+    assert model.infer(said("settings:interrupts"))["y"].tolist() == [1.0]
+
+
+def test_a_model_that_cannot_be_loaded_says_why(load: Load) -> None:
+    with pytest.raises(SpecError, match="the lab is closed"):
+        load(config={"fault": "raise"})
+
+
+def test_a_worker_that_dies_while_it_loads_says_how(load: Load) -> None:
+    with pytest.raises(WorkerStartError, match=r"exit code 7 before it was ready; it wrote: no luck today"):
+        load(config={"fault": "exit"})
+
+
+def test_a_worker_that_is_not_ready_in_time_is_ended(load: Load) -> None:
+    started = time.monotonic()
+
+    with pytest.raises(WorkerStartError, match=r"was not ready within 1 s.*start_timeout_s"):
+        load(config={"fault": "sleep"}, start_timeout_s=1)
+
+    assert time.monotonic() - started < 30
+
+
+def test_a_failed_start_leaves_no_process_and_no_descriptor(load: Load) -> None:
+    def children() -> set[str]:
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(WorkerStartError):
+            load(config={"fault": "exit"})
+    gc.collect()
+
+    assert not children()
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+# -- death
+
+
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [
+        ("kill:9", r"signal 9 \(SIGKILL\)"),
+        ("kill:15", r"signal 15 \(SIGTERM\)"),
+        ("exit:3", "exit code 3"),
+        ("leave:4", "exit code 4"),
+        ("segfault", r"signal 11 \(SIGSEGV\).*about to read address 0"),
+    ],
+)
+def test_a_death_fails_its_call_and_the_next_one_runs(load: Load, command: str, how: str) -> None:
+    model = load()
+    before = pid_of(model)
+
+    with pytest.raises(WorkerDiedError, match=f"the worker of 'lab' ended by {how}"):
+        model.infer(said(command))
+
+    assert model.infer(said("copy", [1.0]))["y"].tolist() == [1.0]
+    assert pid_of(model) != before
+    assert model.stats()["restarts"] == 1
+    assert is_gone(before)
+
+
+def test_a_death_fails_the_calls_that_run_and_no_others(load: Load) -> None:
+    model = load(slots=2)
+    outcomes: list[str] = []
+
+    def call(command: str) -> None:
+        try:
+            model.infer(said(command, [1.0]))
+            outcomes.append(f"{command}: done")
+        except WorkerDiedError:
+            outcomes.append(f"{command}: died")
+
+    threads = [threading.Thread(target=call, args=(command,)) for command in ("sleep:20", "sleep:21")]
+    for thread in threads:
+        thread.start()
+    lines = model._executor._only.connection.lines  # type: ignore[attr-defined]
+    while not all(line.call and not line.untouched for line in lines):
+        time.sleep(0.01)
+    waiting = [threading.Thread(target=call, args=(command,)) for command in ("copy", "double")]
+    for thread in waiting:
+        thread.start()
+    while model.stats()["waiting"] < 2:  # type: ignore[operator]
+        time.sleep(0.01)
+    os.kill(int(model.stats()["replicas"][0]["pid"]), signal.SIGKILL)  # type: ignore[index]
+    for thread in threads + waiting:
+        thread.join(30)
+
+    assert sorted(outcomes) == ["copy: done", "double: done", "sleep:20: died", "sleep:21: died"]
+
+
+def test_an_idle_worker_that_dies_is_replaced(load: Load) -> None:
+    model = load()
+    before = pid_of(model)
+    os.kill(before, signal.SIGKILL)
+    assert is_gone(before)
+
+    assert model.infer(said("copy", [1.0]), timeout_s=30)["y"].tolist() == [1.0]
+
+
+def test_a_worker_that_dies_again_and_again_is_given_up(load: Load) -> None:
+    model = load(restarts=2)
+
+    for _ in range(3):
+        with pytest.raises(WorkerDiedError):
+            model.infer(said("exit:1"))
+    with pytest.raises(WorkerDiedError, match="exit code 1"):
+        model.infer(said("copy"))
+
+
+def test_a_stateful_model_is_not_started_anew(load: Load) -> None:
+    model = load(config={"stateful": True})
+    assert model.stateful
+
+    with pytest.raises(WorkerDiedError, match="load the model again"):
+        model.infer(said("exit:1"))
+    with pytest.raises(WorkerDiedError):
+        model.infer(said("copy"))
+
+
+def test_a_late_call_ends_its_worker_where_that_was_asked_for(load: Load) -> None:
+    model = load(kills_late=True)
+    before = pid_of(model)
+
+    with pytest.raises(DeadlineError):
+        model.infer(said("sleep:30"), timeout_s=0.2)
+
+    assert is_gone(before)
+    assert model.infer(said("copy", [1.0]), timeout_s=30)["y"].tolist() == [1.0]
+
+
+def test_results_outlive_the_worker(load: Load) -> None:
+    model = load()
+    kept = model.infer(said("double", np.ones(1 << 17)))["y"]
+    with pytest.raises(WorkerDiedError):
+        model.infer(said("exit:1"))
+    for _ in range(5):
+        model.infer(said("double", np.zeros(1 << 17)))
+
+    assert kept.sum() == 2 << 17
+
+
+# -- limits and settings
+
+
+def test_what_a_worker_writes_is_logged_under_its_name(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    model = load()
+    with caplog.at_level(logging.INFO, "neuropod.worker"):
+        model.infer(said("print:ahoi"))
+        until = time.monotonic() + 10
+        while caplog.text.count("lab: ahoi") < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+
+    assert caplog.text.count("lab: ahoi") == 2
+
+
+def test_debug_logging_follows_one_call(load: Load, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, "neuropod.worker"):
+        model = load()
+        model.infer(said("copy", [1.0]))
+        until = time.monotonic() + 10
+        while "ran in" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.01)
+
+    assert "slot 0, call 1: ran in" in caplog.text
+
+
+def test_settings_reach_the_process(load: Load) -> None:
+    cpu = min(os.sched_getaffinity(0))
+    model = load(cpus=[[cpu]], nice=3, environment={"LAB_NUMBER": "42"}, threads=1)
+
+    assert model.infer(said("settings:cpus"))["y"].tolist() == [1.0]
+    assert model.infer(said("settings:nice"))["y"].tolist() == [os.nice(0) + 3]
+    assert model.infer(said("environment:LAB_NUMBER"))["y"].tolist() == [42.0]
+    assert model.infer(said("environment:OMP_NUM_THREADS"))["y"].tolist() == [1.0]
+
+
+def test_a_memory_limit_makes_allocations_fail(load: Load) -> None:
+    model = load(memory_limit_bytes=1 << 30)
+
+    with pytest.raises(Exception, match=r"MemoryError|Unable to allocate"):
+        for _ in range(8):
+            model.infer(said("grow:400"))
+
+    assert model.infer(said("copy", [1.0]), timeout_s=30)["y"].tolist() == [1.0]
+
+
+def test_replicas_share_the_work(load: Load) -> None:
+    model = load(replicas=2, slots=1)
+    pids = set()
+
+    def call() -> None:
+        model.infer(said("sleep:0.3"))
+        pids.add(pid_of(model))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len(model.description["pids"]) == 2  # type: ignore[arg-type]
+    assert pids <= set(model.description["pids"])  # type: ignore[call-overload]
+    assert model.stats()["calls"] == 8
+
+
+def test_a_stateful_model_has_one_worker(load: Load) -> None:
+    with pytest.raises(OptionError, match="a stateful model has one worker"):
+        load(config={"stateful": True}, replicas=2)
+
+
+def test_a_worker_retires_after_so_many_calls(load: Load) -> None:
+    model = load(restart_after_calls=20)
+    pids = set()
+    until = time.monotonic() + 20
+    while len(pids) < 3 and time.monotonic() < until:
+        pids.add(pid_of(model))
+        time.sleep(0.005)
+
+    assert len(pids) >= 3
+
+
+def test_a_worker_that_grew_is_replaced(load: Load) -> None:
+    model = load(restart_above_bytes=300 << 20)
+    before = pid_of(model)
+    model.infer(said("grow:400"))
+
+    assert is_gone(before)
+    assert pid_of(model) != before
+
+
+# -- ends
+
+
+def test_closing_leaves_no_process(load: Load) -> None:
+    model = load(replicas=2)
+    pids = model.description["pids"]
+    model.close()
+
+    assert all(is_gone(pid) for pid in pids)  # type: ignore[attr-defined]
+
+
+def test_a_worker_that_hangs_in_close_is_killed(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuropod_core.placement.worker._supervisor.GRACE_S", 0.3)
+    model = load(environment={"LAB_HANGS_IN_CLOSE": "1"})
+    pid = pid_of(model)
+    model.close()
+
+    assert is_gone(pid)
+
+
+def test_a_dropped_model_ends_its_worker(package: Callable[..., Path]) -> None:
+    model = load_neuropod(package(), placement="worker")
+    pid = pid_of(model)
+    del model
+    gc.collect()
+
+    assert is_gone(pid)
+
+
+def test_a_model_loaded_by_a_thread_that_ends_lives_on(package: Callable[..., Path]) -> None:
+    models: list[object] = []
+    thread = threading.Thread(target=lambda: models.append(load_neuropod(package(), placement="worker")))
+    thread.start()
+    thread.join()
+    time.sleep(0.2)  # The kernel would have ended it by now.
+
+    model = models[0]
+    assert model.infer(said("copy", [1.0]))["y"].tolist() == [1.0]  # type: ignore[attr-defined]
+    model.close()  # type: ignore[attr-defined]
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {folder!r})
+import worker_lab
+from neuropod_core import load_neuropod, plugins
+plugins.register(worker_lab, "lab")
+model = load_neuropod({package!r}, placement="worker")
+print(int(model.infer(worker_lab.said("settings:pid"))["y"][0]), flush=True)
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    "end", ["pass", "sys.exit(3)", "import os; os._exit(0)", "input()", "import os; os.kill(os.getpid(), 9)"]
+)
+def test_the_end_of_the_parent_is_the_end_of_the_worker(package: Callable[..., Path], end: str) -> None:
+    program = PROGRAM.format(folder=str(Path(__file__).parent), package=str(package()), end=end)
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        if end == "input()":
+            parent.kill()
+        parent.wait(30)
+
+    assert is_gone(pid)
+
+
+def test_a_fork_is_told_to_load_its_own(load: Load, package: Callable[..., Path]) -> None:
+    model = load()
+    assert pid_of(model)
+    pid = os.fork()
+    if pid == 0:  # The child: what it finds out is its exit code.
+        code = 1
+        try:
+            model.infer(said("copy"))
+        except ForkedModelError:
+            model.close()
+            with load_neuropod(package(), placement="worker") as own:
+                code = 0 if own.infer(said("copy", [5.0]))["y"].tolist() == [5.0] else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert model.infer(said("copy", [1.0]))["y"].tolist() == [1.0]
+
+
+def test_nothing_has_a_name(load: Load) -> None:
+    before = sorted(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else []
+    model = load()
+    kept = model.infer(said("double", np.ones(1 << 17)))["y"]
+
+    assert kept[0] == 2
+    assert before == (sorted(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else [])
+
+
+def test_loading_and_closing_leaks_no_descriptor(load: Load) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    load().close()
+    before = descriptors()
+    for _ in range(4):
+        model = load()
+        model.infer(said("double", np.ones(1 << 17)))
+        with pytest.raises(WorkerDiedError):
+            model.infer(said("exit:1"))
+        model.infer(said("copy", [1.0]))
+        model.close()
+    gc.collect()
+
+    assert descriptors() <= before
+
+
+def test_a_closing_parent_does_not_wait_for_a_starting_worker(load: Load) -> None:
+    model = load()
+    with pytest.raises(WorkerDiedError):
+        model.infer(said("exit:1"))
+    model.close()
+
+    with pytest.raises(ModelClosedError):
+        model.infer(said("copy"))
+
+
+def test_a_worker_placement_is_reusable(package: Callable[..., Path]) -> None:
+    place = Worker()
+    with load_neuropod(package(), placement=place) as one, load_neuropod(package(), placement=place) as two:
+        assert pid_of(one) != pid_of(two)
