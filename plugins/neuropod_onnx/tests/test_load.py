@@ -217,16 +217,6 @@ def test_an_optional_output_may_be_missing_from_the_model(opened: Any, build: An
     assert list(model.infer({"x": np.zeros((1, 64), np.float32)})) == ["y"]
 
 
-def test_sequences_are_no_tensors(opened: Any, build: Any) -> None:
-    from onnx import helper
-
-    model = build.model([build.node("SequenceConstruct", "x", "y")], {"x": (FLOAT, ["N"])}, {})
-    kind = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, ["N"]))
-    model.graph.output.append(helper.make_value_info("y", kind))
-    with pytest.raises(PackageFormatError, match=r"the problem says float32\[N\], the model seq\(tensor\(float\)\)"):
-        opened(model, {"x": "float32[N]"}, {"y": "float32[N]"})
-
-
 @pytest.mark.parametrize("mapping", [["x"], "x", {"x": 1}, {1: "x"}], ids=repr)
 def test_a_malformed_mapping_is_refused(opened: Any, build: Any, mapping: object) -> None:
     with pytest.raises(PackageFormatError, match="node_name_mapping is a table of names to names"):

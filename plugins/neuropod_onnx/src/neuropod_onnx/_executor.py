@@ -48,6 +48,7 @@ class OnnxExecutor(Executor):
         self._renamed = [(port.name, port.node) for port in signature.inputs]
         self._same_names = all(name == node for name, node in self._renamed)
         self._stored = {port.name for port in signature.outputs if port.is_stored}
+        self._has_optional = any(port.may_be_nothing for port in signature.outputs)
         self._facts = dict(description or {})
         dtypes = {port.dtype for port in (*signature.inputs, *signature.outputs)}
         # The public `run` looks at every input again before it calls the inner one.
@@ -55,6 +56,8 @@ class OnnxExecutor(Executor):
         self._call: Call = partial(_bfloat16.run, session) if _bfloat16.check_supported(signature) else inner.run
         self._compiled: dict[str, Any] = {"lanes_for": no_lanes}
         self._lanes: Lanes | None = None
+        if self._has_optional:
+            return
         if DType.STRING not in dtypes and list(session.get_providers()) == [CPU]:
             self._lanes = Lanes(session, run_options, signature, self._compiled)
         if signature.outputs:
@@ -119,9 +122,10 @@ class OnnxExecutor(Executor):
             values = self._call([self._nodes[name] for name in names], feed, self._run_options)
         except Exception as error:
             raise call_failed(error) from error
-        return {
-            name: value.copy() if name in self._stored else value for name, value in zip(names, values, strict=True)
-        }
+        results = zip(names, values, strict=True)
+        owned = {name: value.copy() if name in self._stored and value is not None else value for name, value in results}
+        # What the model declares optional may come as None.
+        return {name: value for name, value in owned.items() if value is not None} if self._has_optional else owned
 
 
 def _nothing(port: Port) -> TensorMismatchError:

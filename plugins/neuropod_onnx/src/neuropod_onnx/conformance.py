@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from neuropod_core import DType, Problem, TensorSpec
 from neuropod_core.testing import BackendTests, StandardModel, WriteModel
-from neuropod_onnx.contents import ELEMENT_TYPES
+from neuropod_onnx._types import ELEMENT_TYPES
 from neuropod_onnx.packagers import create_onnx_neuropod
 
 __all__ = ["TestOnnx"]
