@@ -220,7 +220,7 @@ class _Search:
 
     def _container_type(self, kind: str, start: int, stop: int, depth: int) -> _Type:
         key, inner = "", _Type()
-        for number, first, last in self._wire.fields(start, stop, (1, 2)):
+        for _, first, last in self._wire.fields(start, stop, (1, 2)):
             if last < 0:
                 key = f"{element_name(first)},"
             else:
