@@ -33,7 +33,7 @@ def infer(inputs, outputs=None):
         try:
             {results}, = run(nodes, {feed}, options)
         except Exception as error:
-            raise failed(error) from error
+            return failed(inputs, error)
         return {direct}
     if {other_types}:
         return slow(inputs)
@@ -42,8 +42,8 @@ def infer(inputs, outputs=None):
     except IndexError:
         return slow(inputs)
     {parts}, = lane
-    {fill}
     try:
+        {fill}
         bound_run()
     except Exception:
         return again(inputs, lanes, lane)
@@ -62,7 +62,7 @@ def compile_infer(signature: Signature, names: dict[str, Any]) -> Infer:
         The tensors; at least one output.
     names
         The function's globals: ``slow(inputs, outputs)``, ``lanes_for(shapes)``, ``again(inputs, lanes, lane)``,
-        ``run(nodes, feed, options)``, ``options`` and ``failed(error)``; what it needs of `signature` is added.
+        ``run(nodes, feed, options)``, ``options`` and ``failed(inputs, error)``; what it needs of `signature` is added.
         Changing them changes the function.
     """
     inputs, outputs = list(enumerate(signature.inputs)), list(enumerate(signature.outputs))

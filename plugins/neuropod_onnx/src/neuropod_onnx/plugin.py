@@ -9,7 +9,7 @@ from neuropod_core.variants import Variant
 
 __all__ = ["OnnxBackend", "neuropod_backend", "neuropod_contract"]
 
-neuropod_contract = (1, 0)
+neuropod_contract = (1, 0)  # What it needs: a core of contract 1.1 asks its executors for native results, too.
 
 _OPTIONS = {
     "providers": "execution providers in order: names, or pairs of a name and a table of options; all must run",
