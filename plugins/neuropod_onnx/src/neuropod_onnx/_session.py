@@ -10,6 +10,7 @@ from typing import Any
 
 from neuropod_core.backend import LoadOptions
 from neuropod_onnx._errors import load_failed
+from neuropod_onnx._kept import KeptModel
 from neuropod_onnx._libraries import add_providers, plugin_devices, register_libraries
 from neuropod_onnx._providers import (
     CPU,
@@ -26,7 +27,7 @@ from neuropod_onnx._providers import (
 __all__ = ["open_session"]
 
 
-def open_session(path: Path, options: LoadOptions, prepare: Callable[[], Any]) -> Any:
+def open_session(path: Path, options: LoadOptions, prepare: Callable[[], Any], kept: KeptModel | None = None) -> Any:
     """Open the model at `path` on the providers that `options` ask for.
 
     Parameters
@@ -35,6 +36,8 @@ def open_session(path: Path, options: LoadOptions, prepare: Callable[[], Any]) -
         The model, and what the caller wants.
     prepare
         Gives new session options for each attempt.
+    kept
+        Where the optimized graph is kept, if it is; for sessions on the CPU alone.
 
     Raises
     ------
@@ -46,6 +49,8 @@ def open_session(path: Path, options: LoadOptions, prepare: Callable[[], Any]) -
     providers = providers_for(options)
     may_fall_back = options.flag("fallback") or is_automatic(options)
     prepared = prepare()
+    if kept is not None and providers == [(CPU, {})] and (session := _kept_session(path, prepare, kept)) is not None:
+        return session
     try:
         return _strict_session(path, prepared, providers)
     except Exception as error:
@@ -55,6 +60,24 @@ def open_session(path: Path, options: LoadOptions, prepare: Callable[[], Any]) -
         if may_fall_back:
             return on_cpu
         raise could_not_start(providers, error) from error
+
+
+def _kept_session(path: Path, prepare: Callable[[], Any], kept: KeptModel) -> Any:
+    """Open the optimized graph, or the model and keep its optimized graph; None where that fails, for any reason."""
+    import onnxruntime
+
+    if (file := kept.path) is not None:
+        prepared = prepare()
+        prepared.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        with suppress(Exception):
+            return _strict_session(file, prepared, [(CPU, {})])
+        kept.forget()
+    with suppress(Exception), kept.writing() as partial:
+        if partial is not None:
+            prepared = prepare()
+            prepared.optimized_model_filepath = str(partial)
+            return _strict_session(path, prepared, [(CPU, {})])
+    return None
 
 
 def _on_cpu(path: Path, prepared: Any) -> Any:

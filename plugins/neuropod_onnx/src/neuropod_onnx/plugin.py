@@ -19,6 +19,7 @@ _OPTIONS = {
     "inter_op_threads": "operators that may run at once; needs execution_mode 'parallel' (default: 1)",
     "execution_mode": "'sequential' (default) or 'parallel'",
     "graph_optimization_level": "'none', 'basic', 'extended', 'layout' or 'all' (default)",
+    "optimized_models": "true or a folder: keep the optimized graph there for later loads on the CPU (default false)",
     "free_dimensions": "table of the problem's symbols to lengths that they have in every call; plans for these alone",
     "memory_pattern": "whether memory of a call is planned ahead for shapes that were seen before (default true)",
     "memory_reuse": "whether tensors inside a call take the memory of others that are done with (default true)",

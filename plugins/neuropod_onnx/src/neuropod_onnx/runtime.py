@@ -9,6 +9,7 @@ from neuropod_core.backend import LoadOptions
 from neuropod_core.variants import Variant
 from neuropod_onnx._dimensions import fixed_dimensions
 from neuropod_onnx._executor import OnnxExecutor
+from neuropod_onnx._kept import kept_model
 from neuropod_onnx._options import run_options, session_options
 from neuropod_onnx._session import open_session
 from neuropod_onnx._signature import Signature, match, node_names
@@ -24,7 +25,8 @@ def load(variant: Variant, options: LoadOptions) -> OnnxExecutor:
     check_external(contents, path.parent)
     mapping = node_names(variant.config)
     dimensions = fixed_dimensions(options, variant.problem, contents, mapping)
-    session = open_session(path, options, partial(session_options, options, variant.custom_ops, dimensions))
+    kept = kept_model(options, path, contents, variant.custom_ops, dimensions)
+    session = open_session(path, options, partial(session_options, options, variant.custom_ops, dimensions), kept)
     signature = match(variant.problem, session, contents, mapping)
     return OnnxExecutor(session, run_options(options), signature, _facts(session, signature))
 
