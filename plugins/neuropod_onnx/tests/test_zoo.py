@@ -102,7 +102,7 @@ def loop(build: Any) -> Made:
     )
     nodes = [n("Loop", "most yes start", "last all", body=body)]
     held = [("most", np.array(50)), ("yes", np.array(True))]
-    inputs = {name: (FLOAT, []) for name in ("start", "step", "limit")}
+    inputs: dict[str, Any] = {name: (FLOAT, []) for name in ("start", "step", "limit")}
     model = build.model(nodes, inputs, {"last": (FLOAT, []), "all": (FLOAT, ["steps"])}, *held)
     return model, {
         "start": np.array(0.5, np.float32),
@@ -193,9 +193,9 @@ def forest(build: Any) -> Made:
 
 @zoo("int8 between quantizers and dequantizers (QDQ), by onnxruntime.quantization")
 def quantized(build: Any) -> Made:
-    quantization = pytest.importorskip("onnxruntime.quantization")
+    quantization: Any = pytest.importorskip("onnxruntime.quantization")
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # not annotated
+    class Reader(quantization.CalibrationDataReader):
         rows = iter([{"x": _random(8, 64, seed=i)} for i in range(4)])
 
         def get_next(self) -> Any:
