@@ -211,3 +211,19 @@ def test_its_value_goes_to_another_session(pair: Any, build: Any) -> None:
     session.run_with_iobinding(binding)
 
     assert binding.get_outputs()[0].numpy().tolist() == (-X).tolist()
+
+
+def test_bindings_give_what_plain_calls_give(pair: Any) -> None:
+    from neuropod_onnx._native import NativeCalls
+
+    model = pair()
+    bound = NativeCalls(model._session, model._run_options, model._signature, bound=True)
+    bound._waits = True  # As on a device.
+    plain = model._native
+    for nodes in (["y", "z"], ["z"]):
+        for call in (bound, plain):
+            results = call.run(nodes, {"a": X, "b": Foreign(X[:, ::-1])})
+
+            assert all(isinstance(tensor, OrtTensor) for tensor in results)
+            wanted = {"y": X, "z": X[:, ::-1]}
+            assert [np.asarray(tensor).tolist() for tensor in results] == [wanted[node].tolist() for node in nodes]

@@ -64,6 +64,8 @@ class OnnxExecutor(Executor):
         self.takes_native = self._native is not None and has_dlpack()
         self._call: Call = self._native.run_arrays if self._native and by_value else inner.run
         self._compiled: dict[str, Any] = {"lanes_for": no_lanes}
+        self._compiled_native: dict[str, Any] = {}
+        self._compile_native()
         self._lanes: Lanes | None = None
         if self._has_optional:
             return
@@ -82,6 +84,11 @@ class OnnxExecutor(Executor):
             "failed": self._infer_otherwise,
         }
         self.infer = compile_infer(self._signature, self._compiled)  # type: ignore[method-assign]
+
+    def _compile_native(self) -> None:
+        made = self._native and self._native.compiled(self._signature, self.infer_native, call_failed)
+        if made:
+            self.infer_native, self._compiled_native = made  # type: ignore[method-assign]
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         """Run the model once; see `Executor.infer`.
@@ -119,8 +126,10 @@ class OnnxExecutor(Executor):
         if self._lanes is not None:
             self._lanes.close()
         self.__dict__.pop("infer", None)
+        self.__dict__.pop("infer_native", None)
         # Whoever kept the compiled function finds his way to `ModelClosedError`, and keeps no session.
         self._compiled.update(lanes_for=_nothing_known, run=None, options=None)
+        self._compiled_native.update(run=_closed, options=None)
         self._session = self._run_options = None
         self._native = None
         self._call = _closed

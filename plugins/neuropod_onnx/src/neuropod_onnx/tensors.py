@@ -18,7 +18,8 @@ class OrtTensor:
     """A tensor in ONNX Runtime's memory, on the CPU or on a device.
 
     Any framework takes it over without a copy, ``torch.from_dlpack(tensor)``; on the CPU, ``numpy.asarray(tensor)``
-    views it. It lives as long as somebody looks at it, longer than the model if need be.
+    views it. It lives as long as somebody looks at it, longer than the model if need be; the results of one call are
+    freed together.
 
     Attributes
     ----------
