@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neuropod_core.backend import LoadOptions
-from neuropod_core.errors import ModelLoadError, OptionError, shown
+from neuropod_core.errors import OptionError, shown
 from neuropod_onnx._errors import reason
 
 __all__ = ["FATAL", "run_options", "session_options"]
@@ -45,7 +45,7 @@ def session_options(options: LoadOptions, custom_ops: tuple[Path, ...], dimensio
 
     Raises
     ------
-    ModelLoadError, OptionError
+    CustomOpError, OptionError
     """
     import onnxruntime
 
@@ -103,11 +103,13 @@ def _add_entry(made: Any, key: str, value: str) -> None:
 
 
 def _register(made: Any, library: Path) -> None:
-    try:
+    """Add the operators of a library to one session: others do not see them, so any number may bring the same."""
+    import onnxruntime
+
+    from neuropod_core.custom_ops import registering  # Since contract 1.1; models without libraries need less.
+
+    with registering(f"onnxruntime {onnxruntime.__version__}", library):
         made.register_custom_ops_library(str(library))
-    except Exception as error:
-        what = f"the library of custom operators cannot be loaded: {reason(error)}"
-        raise ModelLoadError(what, at=f"ops/{library.name}") from error
 
 
 def _severity(options: LoadOptions) -> int:
