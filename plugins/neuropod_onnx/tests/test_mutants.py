@@ -241,8 +241,9 @@ class Child:
         line = process.stdout.readline().decode().strip()
         if line:
             return line
-        self._process = None
-        return f"died {process.wait()}"
+        died = f"died {process.wait(SECONDS)}"
+        self.end()
+        return died
 
     def end(self) -> None:
         """Kill it."""

@@ -45,7 +45,8 @@ _VALUE_TYPE = 2
 _KINDS = {1: "tensor", 4: "seq", 5: "map", 8: "sparse_tensor", 9: "optional"}
 _TENSOR_KINDS = (1, 8)
 
-_CODE_OPERATORS = (b"EPContext", b"PythonOp", b"PyOp")  # Engines of vendors; Python by name.
+# Engines of vendors; Python, and operators of other frameworks, by name.
+_CODE_OPERATORS = (b"EPContext", b"Snpe", b"PythonOp", b"PyOp", b"TritonOp", b"ATen")
 _TELLING = re.compile(b"location|" + b"|".join(_CODE_OPERATORS))
 
 
