@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from neuropod_core import DeviceError, LoadOptions, ModelLoadError, OptionError, PackageFormatError, Problem
 from neuropod_onnx._providers import check_running, missing, providers_for
@@ -160,11 +160,14 @@ def test_two_names_for_one_node_are_refused(opened: Any, build: Any) -> None:
         opened(build.mlp(), X, {**Y, "z": Y["y"]}, config={"node_name_mapping": {"z": "y"}})
 
 
-def test_load_says_what_onnxruntime_says(opened: Any, build: Any, capfd: Any) -> None:
-    unknown = build.model([build.node("NoSuchOperator", "x", "y")], {"x": (FLOAT, ["N"])}, {"y": (FLOAT, ["N"])})
-    with pytest.raises(
-        ModelLoadError, match=r"NoSuchOperator.*at model.onnx; package it with .* custom_ops="
-    ) as caught:
+@pytest.mark.parametrize(
+    ("domain", "remedy"), [("", "run: pip install --upgrade onnxruntime"), ("own", "package it with .* custom_ops=")]
+)
+def test_load_says_what_onnxruntime_says(opened: Any, build: Any, capfd: Any, domain: str, remedy: str) -> None:
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    operator = build.node("NoSuchOperator", "x", "y", domain=domain)
+    unknown = build.model([operator], {"x": (FLOAT, ["N"])}, {"y": (FLOAT, ["N"])}, opset_imports=opsets)
+    with pytest.raises(ModelLoadError, match=f"NoSuchOperator.*at model.onnx; {remedy}") as caught:
         opened(unknown, {"x": "float32[N]"}, {"y": "float32[N]"})
 
     assert caught.value.__cause__ is not None

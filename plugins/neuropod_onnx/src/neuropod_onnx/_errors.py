@@ -19,7 +19,11 @@ _OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
+_UPGRADE = "run: pip install --upgrade onnxruntime; or export the model for an older version"
 _REMEDIES = {
+    "No Op registered for": _UPGRADE,
+    "nsupported model IR version": _UPGRADE,
+    "is under development": _UPGRADE,
     "is not a registered function/op": "package it with the library that has the operator: custom_ops=[...]",
     "onflicting with a registered kernel": "leave one of the libraries out of custom_ops: both have this operator",
 }
