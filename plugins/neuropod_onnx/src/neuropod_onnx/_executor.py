@@ -55,7 +55,6 @@ class OnnxExecutor(Executor):
         self._stored = {port.name for port in signature.outputs if port.is_stored}
         self._has_optional = any(port.may_be_nothing for port in signature.outputs)
         self._facts = dict(description or {})
-        dtypes = {port.dtype for port in (*signature.inputs, *signature.outputs)}
         # The public `run` looks at every input again before it calls the inner one.
         inner = getattr(session, "_sess", None) or session
         by_value = check_supported(signature)
@@ -65,14 +64,17 @@ class OnnxExecutor(Executor):
         self._call: Call = self._native.run_arrays if self._native and by_value else inner.run
         self._compiled: dict[str, Any] = {"lanes_for": no_lanes}
         self._compiled_native: dict[str, Any] = {}
-        self._compile_native()
         self._lanes: Lanes | None = None
-        if self._has_optional:
-            return
-        if DType.STRING not in dtypes and list(session.get_providers()) == [CPU]:
-            self._lanes = Lanes(session, run_options, signature, self._compiled)
-        if signature.outputs:
+        self._compile_native()
+        if signature.outputs and not self._has_optional:
+            self._lanes = self._new_lanes()
             self._compile()
+
+    def _new_lanes(self) -> Lanes | None:
+        ports = (*self._signature.inputs, *self._signature.outputs)
+        if any(port.dtype is DType.STRING for port in ports) or list(self._session.get_providers()) != [CPU]:
+            return None
+        return Lanes(self._session, self._run_options, self._signature, self._compiled)
 
     def _compile(self) -> None:
         """Put straight-line code for this model in front of `infer`."""
