@@ -146,6 +146,17 @@ def test_where_nothing_can_be_written_the_model_runs_all_the_same(answer: Any, t
     assert answer(optimized_models=str(tmp_path / "file" / "below")) == answer(optimized_models=False)
 
 
+def test_a_folder_that_others_write_to_is_refused(answer: Any, folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(OptionError, match="others can write to .*kept', and a graph that lies there is run"):
+        answer()
+    folder.chmod(0o755)
+    answer()
+
+    assert len(_files(folder)) == 1
+
+
 def test_errors_are_those_of_the_model(opened: Any, build: Any, folder: Path) -> None:
     unknown = build.model([build.node("NoSuchOperator", "x", "y")], {"x": (FLOAT, ["N"])}, {"y": (FLOAT, ["N"])})
     with pytest.raises(ModelLoadError, match="NoSuchOperator.*at model.onnx"):

@@ -32,6 +32,7 @@ _OPTION = "optimized_models"
 _FORMAT = "1"
 _ABANDONED_SECONDS = 3600
 _PIECE = 1 << 20
+_WRITABLE_BY_OTHERS = 0o022
 
 
 class KeptModel:
@@ -103,7 +104,7 @@ def kept_model(
     Raises
     ------
     OptionError
-        If the option is neither true or false, nor the path of a folder.
+        If the option is neither true or false, nor the path of a folder, or others can write to that folder.
     """
     given = options.values.get(_OPTION, False)
     if not isinstance(given, (bool, str, Path)) or given == "":
@@ -111,7 +112,19 @@ def kept_model(
     if given is False or contents.external:
         return None
     folder = _default_folder() if given is True else Path(given).absolute()
+    _check_private(folder)
     return KeptModel(folder, _key(options, path, custom_ops, dimensions))
+
+
+def _check_private(folder: Path) -> None:
+    """Refuse a folder in which somebody else could put a graph of his."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return
+    if os.name == "posix" and (status.st_uid not in (os.geteuid(), 0) or status.st_mode & _WRITABLE_BY_OTHERS):
+        what = f"others can write to {shown(str(folder))}, and a graph that lies there is run"
+        raise OptionError(what, at=_OPTION, remedy="choose a folder of your own, with mode 700")
 
 
 def _default_folder() -> Path:
@@ -130,7 +143,7 @@ def _key(options: LoadOptions, path: Path, custom_ops: tuple[Path, ...], dimensi
         _FORMAT,
         onnxruntime.__version__,
         getattr(onnxruntime, "get_build_info", str)(),
-        json.dumps([settings, dict(dimensions)], sort_keys=True, default=repr),
+        json.dumps([settings, dict(dimensions)], default=repr),
         _processor(),
         *(_digest(file) for file in (path, *custom_ops)),
     ]
