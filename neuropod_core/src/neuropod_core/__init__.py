@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         BackendConflictError,
         BackendError,
         BackendNotFoundError,
+        CustomOpError,
         DeadlineError,
         DeviceError,
         ForkedModelError,
@@ -66,12 +67,14 @@ if TYPE_CHECKING:
     from neuropod_core.variants import Variant
 
 __all__ = [
+    "CONTRACT_VERSION",
+    "IN_PROCESS",
     "Array",
     "Backend",
     "BackendConflictError",
     "BackendError",
     "BackendNotFoundError",
-    "CONTRACT_VERSION",
+    "CustomOpError",
     "DType",
     "DeadlineError",
     "Descriptor",
@@ -81,7 +84,6 @@ __all__ = [
     "ForkedModelError",
     "FrameworkNotFoundError",
     "FrameworkVersionError",
-    "IN_PROCESS",
     "InferenceError",
     "Limits",
     "LoadOptions",
