@@ -34,7 +34,7 @@ from neuropod_core.environments import (
     wheels_beside,
 )
 from neuropod_core.environments._pythons import uv
-from neuropod_core.environments._store import store, wheel_folder
+from neuropod_core.environments._store import Place, store, wheel_folder
 
 HERE = Path(__file__).parent
 OTHERS = sorted(Path(os.environ.get("PYENV_ROOT", Path("~/.pyenv").expanduser())).glob("versions/3.1[0-3].*"))
@@ -245,6 +245,18 @@ def test_scripts_of_distributions_run(installer: str, tmp_path: Path) -> None:
     ran = subprocess.run([environment.folder / "bin" / "tool"], check=True, capture_output=True, text=True)
 
     assert ran.stdout == "runs\n"
+
+
+def test_nothing_that_is_installed_runs_while_it_is_built(installer: str, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    code = f"import os; os.close(os.open({str(proof)!r}, os.O_CREAT))\n"
+    made = wheel(tmp_path, "one", files={"one.pth": code, "sitecustomize.py": code})
+    environment = built(package(tmp_path / "m.neuropod", lock(entry(made)), [made]))
+    silent = not proof.exists()
+    runs(environment, "import one")
+
+    assert (silent, proof.exists()) == (True, True)
+    assert list(environment.folder.glob("lib/python*/site-packages/__pycache__/one.*.pyc"))
 
 
 def test_lock_without_packages_gives_an_empty_environment(tmp_path: Path) -> None:
@@ -555,6 +567,18 @@ def test_killed_builder_leaves_nothing_to_the_next(tmp_path: Path, one: Path, in
     assert len(left()) == 1
     assert list(wheel_folder("").rglob("*")) == []
     assert built(path, offline=False).built
+
+
+def test_place_is_held_until_programs_that_inherited_it_end() -> None:
+    place = Place("held")
+    with place.alone(pytest.fail) as held:
+        left_over = subprocess.Popen(["cat"], stdin=subprocess.PIPE, pass_fds=(held,))
+    assert left_over.stdin is not None
+    with place.alone(left_over.stdin.close):
+        ended = left_over.wait(60)
+
+    assert ended == 0
+    assert left_over.stdin.closed
 
 
 def test_half_an_environment_is_built_anew(locked: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from neuropod_core import InterpreterError
+from neuropod_core import InterpreterError, sandbox
 from neuropod_core.environments import Lent, lent_to, python_of
 from neuropod_core.environments._pythons import uv
 
@@ -216,6 +216,40 @@ def test_folder_is_private_where_there_is_no_cache(
     assert there == "borrowed"
     assert not folder.exists()
     assert find_spec("neuropod_core") is not None
+
+
+@pytest.mark.skipif(not sandbox.available().complete, reason=f"{sandbox.available().missing}")
+def test_borrower_can_be_caged_before_its_environment_runs_anything(
+    with_numpy: Path, plugin: str, tmp_path: Path
+) -> None:
+    scratch, hostile, proof = tmp_path / "scratch", site_of(with_numpy) / "hostile.pth", tmp_path / "proof"
+    scratch.mkdir()
+    hostile.write_text(f"import os; os.open({str(proof)!r}, os.O_CREAT | os.O_WRONLY)\n")
+    try:
+        python = python_of(with_numpy)
+        lent = lent_to(python, plugin)
+        numpy = [Path(os.path.realpath(path)) for path in site_of(with_numpy).glob("numpy*")]
+        admitted = [python.prefix, *lent.paths, *lent.targets, *numpy]
+        program = (
+            "import sys; from pathlib import Path; scratch, lent, *more = sys.argv[1:]; sys.path.append(lent)\n"
+            "from neuropod_core import sandbox\n"
+            "sandbox.enforce(Path(scratch), readable=sandbox.readable_for_python(*map(Path, more)))\n"
+            "import site; sys.path.remove(lent); site.main(); sys.path.append(lent)\n"
+            "import numpy, neuropod_core; from neuropod_core.plugins import backend_for\n"
+            "print(sys.prefix, numpy.ones(3).sum(), backend_for('borrowed').descriptor.platform)"
+        )
+        ran = subprocess.run(
+            [python.executable, "-I", "-S", "-c", program, scratch, *lent.paths, *admitted],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=sandbox.clean_environment(os.environ, scratch),
+        )
+    finally:
+        hostile.unlink()
+
+    assert ran.stdout.split() == [str(with_numpy), "3.0", "borrowed"], ran.stderr
+    assert not proof.exists()
 
 
 @pytest.mark.network

@@ -93,6 +93,7 @@ def _installed(place: Place, python: Python, files: Sequence[Path], progress: Pr
     if program is not None:
         progress(f"installing {len(files)} wheels by uv")
         _install_by_uv(program, inside, place.folder / "uv", files, held)
+        _compile(python, place.venv, held)
         return "uv"
     progress(f"installing {len(files)} wheels by pip")
     command = [str(pip or inside), "-I", "-m", "pip", "--python", str(inside), "install"]
@@ -118,9 +119,15 @@ def _install_by_uv(program: str, inside: Path, cache: Path, files: Sequence[Path
 
     command = [program, "pip", "install", "--python", str(inside), "--cache-dir", str(cache), "--no-config"]
     try:
-        _run([*command, "--no-deps", "--no-index", "--offline", "--compile-bytecode", *map(str, files)], "uv", held)
+        _run([*command, "--no-deps", "--no-index", "--offline", *map(str, files)], "uv", held)
     finally:
         remove_tree(cache)
+
+
+def _compile(python: Python, venv: Path, held: int) -> None:
+    """Compile to bytecode what was installed, as pip does; by the Python outside, so that no .pth file runs."""
+    command = [str(python.executable), "-I", "-S", "-m", "compileall", "-q", "-j", "0", str(venv)]
+    subprocess.run(command, check=False, capture_output=True, env=_environment(), pass_fds=_passed(held))  # noqa: S603 - as in _run; files that do not compile are not for this Python
 
 
 def _inside(place: Place) -> Path:
@@ -137,12 +144,16 @@ def _run(command: Sequence[str], by: str, held: int) -> None:
         text=True,
         errors="replace",
         env=_environment(),
-        pass_fds=(held,) if os.name == "posix" else (),
+        pass_fds=_passed(held),
     )
     if ran.returncode:
         lines = (ran.stderr.strip() or ran.stdout.strip()).splitlines()[-_SHOWN_LINES:]
         what = f"{by} ended with exit code {ran.returncode}: {' '.join(lines) or 'it said nothing'}"
         raise EnvironmentBuildError("install", what, remedy="as it says; or report it with the lock")
+
+
+def _passed(held: int) -> tuple[int, ...]:
+    return (held,) if os.name == "posix" else ()
 
 
 def _environment() -> Mapping[str, str]:

@@ -38,10 +38,13 @@ class Lent:
         To append to ``sys.path`` there, in this order; empty where nothing is missing.
     distributions
         Whose packages they hold.
+    targets
+        Where their links lead: what a sandbox must let the other interpreter read.
     """
 
     paths: tuple[Path, ...] = ()
     distributions: tuple[str, ...] = ()
+    targets: tuple[Path, ...] = ()
 
 
 def lent_to(python: Python, plugin: str = "") -> Lent:
@@ -70,8 +73,8 @@ def lent_to(python: Python, plugin: str = "") -> Lent:
 
 def linked(*distributions: str) -> Lent:
     """Make a folder of links to the packages and metadata of distributions that are installed here."""
-    lent = Lent(distributions=distributions)
     links = {link.name: link for name in distributions for link in _places(metadata.distribution(name))}
+    lent = Lent(distributions=distributions, targets=tuple(links.values()))
     named = "\0".join(f"{name}\0{target}" for name, target in sorted(links.items()))
     folder = default_root().absolute() / "v1" / "lent" / sha256(named.encode()).hexdigest()[:32]
     if not _is_whole(folder, links):

@@ -27,11 +27,22 @@ LEAST = "3.10"
 _MOST_SECONDS = 60
 _LAST_MINOR = 30
 
-# Runs in any Python 3, says what it is, and looks at names of folders only.
+# Runs in any Python 3 and looks at names of folders only. It runs without `site`, which would run the .pth files of the
+# environment: so it finds out itself what `site` would, as PEP 405 and the module's documentation have it.
 _PROBE = """
-import json, os, sys
+import json, os, site, sys
+inside = os.path.dirname(os.path.abspath(sys.executable))
+prefix, prefixes = sys.prefix, [sys.prefix]
+for folder in (inside, os.path.dirname(inside)):
+    if os.path.isfile(os.path.join(folder, "pyvenv.cfg")):
+        with open(os.path.join(folder, "pyvenv.cfg"), encoding="utf-8") as file:
+            lines = dict(line.lower().replace(" ", "").strip().partition("=")[::2] for line in file)
+        prefix = folder
+        prefixes = [folder] + [sys.base_prefix] * (lines.get("include-system-site-packages") == "true")
+        break
+path = sys.path + [folder for folder in site.getsitepackages(prefixes) if os.path.isdir(folder)]
 distributions = {}
-for folder in reversed(sys.path):
+for folder in reversed(path):
     for name in os.listdir(folder) if os.path.isdir(folder) else ():
         stem, dot, suffix = name.rpartition(".")
         if suffix in ("dist-info", "egg-info") and "-" in stem:
@@ -40,9 +51,9 @@ print(json.dumps({
     "executable": sys.executable,
     "version": "%d.%d.%d" % sys.version_info[:3],
     "implementation": sys.implementation.name,
-    "prefix": sys.prefix,
+    "prefix": prefix,
     "base_prefix": sys.base_prefix,
-    "path": sys.path,
+    "path": path,
     "distributions": distributions,
 }))
 """
@@ -63,7 +74,7 @@ class Python:
     prefix, base_prefix
         The environment's folder, and that of the installation that it was made from.
     path
-        Its ``sys.path`` when nothing is added.
+        Its ``sys.path`` when nothing is added, neither by variables nor by ``.pth`` files.
     distributions
         Installed distributions by normalized name, and their versions; the first on its path counts.
     """
@@ -117,6 +128,8 @@ _known: dict[tuple[object, ...], Python] = {}
 
 def python_of(path: str | os.PathLike[str]) -> Python:
     """Run an interpreter once, and give what it is; what did not change since is not run again in this process.
+
+    Nothing that is installed for it runs: neither ``.pth`` files nor ``sitecustomize``.
 
     Parameters
     ----------
@@ -175,7 +188,7 @@ def python_for(requires: str, refuse: Callable[[Python], str] = lambda _: "", at
 
 
 def run_in(executable: Path, program: str, *arguments: str) -> str:
-    """Run a program in an interpreter that neither the environment nor the working directory influences.
+    """Run a program in an interpreter that neither variables nor the working directory nor what is installed influence.
 
     Raises
     ------
@@ -183,7 +196,7 @@ def run_in(executable: Path, program: str, *arguments: str) -> str:
         If it does not run to its end.
     """
     ran = subprocess.run(  # noqa: S603 - no shell; the interpreter is one that the user named or has installed
-        [executable, "-I", "-c", program, *arguments],
+        [executable, "-I", "-S", "-c", program, *arguments],
         check=True,
         capture_output=True,
         stdin=subprocess.DEVNULL,

@@ -54,14 +54,27 @@ _PREFIXES = (
 )
 
 
-def readable_for_python() -> tuple[Path, ...]:
+def readable_for_python(*more: Path) -> tuple[Path, ...]:
     """List the files and folders that this interpreter and its libraries read: what is there of them.
 
     Its own installation and environment, every entry of ``sys.path``, the system's libraries, and what tells CPUs and
     memory. Home folders are not among them, unless Python or an entry of ``sys.path`` lies there.
+
+    Parameters
+    ----------
+    more
+        What is to be read besides: the package's folder, an environment that is not on the path yet.
     """
     library_folders = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    named = [sys.prefix, sys.base_prefix, sys.exec_prefix, *sys.path, *library_folders, *_SYSTEM]
+    named: list[str | Path] = [
+        *more,
+        sys.prefix,
+        sys.base_prefix,
+        sys.exec_prefix,
+        *sys.path,
+        *library_folders,
+        *_SYSTEM,
+    ]
     places = dict.fromkeys(Path(name) for name in named if name)
     links = [Path(os.path.realpath(place)) for place in places if not place.is_relative_to("/proc")]
     return tuple(place for place in dict.fromkeys([*places, *links]) if place.exists())
