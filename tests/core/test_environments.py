@@ -146,7 +146,7 @@ class Index:
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[str] = []
-        self.status, self.content = 200, b""
+        self.status, self.content, self.missing = 200, b"", 0
         self.arrived, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
         self._folder = folder
@@ -168,7 +168,7 @@ class Index:
         self.go_on.wait(60)
         content = self.content or (self._folder / request.path[1:]).read_bytes()
         request.send_response(self.status)
-        request.send_header("Content-Length", str(len(content)))
+        request.send_header("Content-Length", str(len(content) + self.missing))
         request.end_headers()
         request.wfile.write(content)
 
@@ -413,6 +413,31 @@ def test_lock_that_the_manifest_does_not_name_is_refused(tmp_path: Path, locked:
         built(locked)
 
 
+def test_lock_for_other_environments_is_refused(tmp_path: Path, one: Path) -> None:
+    elsewhere = lock(entry(one)).replace(
+        "requires-python", "environments = [\"sys_platform == 'plan9'\"]\nrequires-python"
+    )
+    error = refused(package(tmp_path / "m.neuropod", elsewhere, [one]), python=sys.executable)
+    here = elsewhere.replace("plan9", sys.platform)
+
+    assert "made for other environments" in error.what
+    assert built(package(tmp_path / "here.neuropod", here, [one])).built
+
+
+def test_environment_that_cannot_be_held_can_be_used(locked: Path) -> None:
+    first = built(locked)
+    first.close()
+    holding = first.folder.parent.with_suffix(".lock")
+    holding.unlink()
+    holding.mkdir()  # As good as a cache that is part of an image: it cannot be opened for writing.
+    second = built(locked)
+
+    assert not second.built
+    assert runs(second, "import one; print(one.VERSION)") == "1.0"
+    assert prune_environments(everything=True)[0] == []
+    second.close()
+
+
 def test_wheel_that_cannot_be_installed_leaves_nothing(installer: str, tmp_path: Path) -> None:
     broken = tmp_path / "one-1.0-py3-none-any.whl"
     broken.write_bytes(b"no zip")
@@ -468,6 +493,14 @@ def test_wrong_answer_is_told_and_leaves_nothing(
     assert error.reason == reason
     assert one.name in error.what
     assert list(wheel_folder("").rglob("*.whl")) == []
+
+
+def test_answer_that_ends_early_is_told(tmp_path: Path, one: Path, index: Index) -> None:
+    index.missing = 1000
+    error = refused(package(tmp_path / "m.neuropod", lock(entry(one, url=index.url))), offline=False)
+
+    assert error.reason == "network"
+    assert "the connection ended after" in error.what
 
 
 def test_server_that_is_not_there_is_told(tmp_path: Path, one: Path) -> None:

@@ -66,15 +66,16 @@ class Environment:
         How long it took to build, then or now.
     """
 
-    def __init__(self, place: Place, record: dict[str, Any], held: int, *, built: bool) -> None:
+    def __init__(self, place: Place, record: dict[str, Any], held: int | None, *, built: bool) -> None:
         self.key, self.folder, self.built = place.key, place.venv, built
         self.python = Python.from_facts(record["python"])
         self.seconds = float(record["seconds"])
-        self._let_go = weakref.finalize(self, os.close, held)
+        self._let_go = None if held is None else weakref.finalize(self, os.close, held)
 
     def close(self) -> None:
         """Let it be removed by whoever prunes, from now on."""
-        self._let_go()
+        if self._let_go is not None:
+            self._let_go()
 
 
 @dataclass(frozen=True)
@@ -252,11 +253,12 @@ def _ready(place: Place, *, built: bool) -> Environment | None:
         return None
     held = place.shared()
     record = place.record()
-    if record is None:
+    if record is not None:
+        place.touch()
+        return Environment(place, record, held, built=built)
+    if held is not None:
         os.close(held)
-        return None
-    place.touch()
-    return Environment(place, record, held, built=built)
+    return None
 
 
 def _plan(package: Package, lock: Lock, python: str | os.PathLike[str] | None) -> Plan:

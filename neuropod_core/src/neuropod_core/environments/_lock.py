@@ -51,10 +51,7 @@ class Requirement:
 
     def holds(self, environment: Mapping[str, str]) -> bool:
         """Whether it is wanted where the markers have these values."""
-        try:
-            return self.marker is None or self.marker.evaluate(dict(environment))
-        except (UndefinedComparison, UndefinedEnvironmentName) as error:
-            raise PackageFormatError(f"the marker of {self.name} cannot be judged: {error}", at=FILE_NAME) from error
+        return self.marker is None or _holds(self.marker, environment)
 
     def wheel_for(self, tags: Mapping[str, int]) -> Wheel | None:
         """Give the wheel that fits best: the one with the tag of least rank."""
@@ -65,11 +62,16 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Lock:
-    """All of a lock; `digest` is the SHA-256 of its bytes."""
+    """All of a lock; `digest` is the SHA-256 of its bytes, `environments` are markers of which one must hold."""
 
     digest: str
     requires_python: str
     requirements: tuple[Requirement, ...]
+    environments: tuple[Marker, ...] = ()
+
+    def admits(self, environment: Mapping[str, str]) -> bool:
+        """Whether it was made for where the markers have these values, among others."""
+        return not self.environments or any(_holds(marker, environment) for marker in self.environments)
 
 
 def parse_lock(data: bytes, at: str) -> Lock:
@@ -91,11 +93,20 @@ def parse_lock(data: bytes, at: str) -> Lock:
         raise PackageFormatError(f"packages are no list of at most {_MOST_PACKAGES}", at=at)
     try:
         SpecifierSet(requires)
-        return Lock(sha256(data).hexdigest(), requires, tuple(_requirement(package, at) for package in packages))
+        requirements = tuple(_requirement(package, at) for package in packages)
+        environments = tuple(map(Marker, document.get("environments", ())))
+        return Lock(sha256(data).hexdigest(), requires, requirements, environments)
     except (InvalidSpecifier, InvalidMarker, InvalidVersion, KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, PackageFormatError):
             raise
         raise PackageFormatError(f"is no lock: {type(error).__name__}: {shown(str(error))}", at=at) from error
+
+
+def _holds(marker: Marker, environment: Mapping[str, str]) -> bool:
+    try:
+        return marker.evaluate(dict(environment))
+    except (UndefinedComparison, UndefinedEnvironmentName) as error:
+        raise PackageFormatError(f"the marker {shown(str(marker))} cannot be judged: {error}", at=FILE_NAME) from error
 
 
 def _document(data: bytes, at: str) -> dict[str, Any]:

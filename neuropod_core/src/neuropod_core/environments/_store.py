@@ -57,10 +57,10 @@ class Place:
         """Give what was written down about it; None if it is not whole, or what it was made from is gone."""
         try:
             record = json.loads((self.folder / RECORD).read_bytes())
-            made_from = Path(record["base"])
+            there = os.path.exists(record["base"])  # noqa: PTH110 - a pathlib one raises where it may not look
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return record if isinstance(record, dict) and made_from.exists() else None
+        return record if there else None
 
     def complete(self, record: dict[str, Any]) -> None:
         """Write down that it is whole, and what it is."""
@@ -80,16 +80,13 @@ class Place:
         except OSError:
             return 0.0
 
-    def shared(self) -> int:
-        """Hold it against removal; give the descriptor that holds it, which its process closes when it ends.
-
-        Raises
-        ------
-        OSError
-            If there is nothing to hold it by.
-        """
+    def shared(self) -> int | None:
+        """Hold it against removal; give the descriptor that holds it, None where nobody can remove it either."""
         while True:
-            descriptor = self._opened()
+            try:
+                descriptor = self._opened()
+            except OSError:  # It is part of an image, or another user's.
+                return None
             _flock(descriptor, alone=False, wait=True)
             if os.fstat(descriptor).st_nlink:
                 return descriptor
@@ -111,10 +108,13 @@ class Place:
                 os.close(descriptor)
 
     def remove(self, *, before: float | None = None) -> bool:
-        """Remove it, unless it is in use, or was used later than `before`; tell whether it is gone."""
+        """Remove it, unless it is in use, was used later than `before`, or is another's; tell whether it is gone."""
         if before is not None and self.record() is not None and self.used() >= before:
             return False
-        descriptor = self._opened()
+        try:
+            descriptor = self._opened()
+        except OSError:  # It is another user's.
+            return False
         try:
             if not _flock(descriptor, alone=True, wait=False):  # Nor where there are no locks: it may be in use.
                 return False
@@ -164,8 +164,7 @@ def remove_broken() -> None:
     """Remove what killed builders left."""
     for place in places():
         if place.record() is None:
-            with contextlib.suppress(OSError):
-                place.remove()
+            place.remove()
 
 
 def prune_wheels(before: float) -> int:

@@ -31,6 +31,7 @@ Progress = Callable[[str], None]
 _CHUNK = 1 << 20
 _TIMEOUT_S = 60
 _MEGABYTE = 1_000_000
+_TOLD_BYTES = 50 * _MEGABYTE  # How often somebody who waits hears of it.
 _NEEDS_LOGIN = (401, 403, 407)
 _REMEDY_OFFLINE = "run neuropod env export where there is a network, or build it there once"
 
@@ -59,6 +60,11 @@ def plan(lock: Lock, python: Python, at: str) -> Plan:
         If a requirement has none; for `reason` ``sdist`` it has none for any.
     """
     tags, markers = _judged_by(python)
+    if not lock.admits(markers):
+        what = f"the lock was made for other environments than Python {python}"
+        raise EnvironmentBuildError(
+            "wheel", what, at, "lock it for this Python and machine too, or name another Python"
+        )
     wanted = [requirement for requirement in lock.requirements if requirement.holds(markers)]
     return Plan(python, tuple((requirement, _fitting(requirement, tags, python, at)) for requirement in wanted))
 
@@ -155,7 +161,7 @@ class Wheels:
 
         try:
             if wheel.url:
-                _download(wheel.url, target)
+                _download(wheel.url, target, lambda done: self.progress(f"{wheel.name}: {done}"))
                 return
         except HTTPError as error:
             error.close()
@@ -251,12 +257,18 @@ def _arriving(wheel: Wheel, work: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _download(url: str, target: Path) -> None:
+def _download(url: str, target: Path, tell: Progress) -> None:
     from urllib.request import Request, urlopen
 
     if urlsplit(url).scheme not in ("https", "http", "file"):
         raise ValueError(f"wheels are not fetched from {shown(url)}")
     asked = Request(url, headers={"User-Agent": "neuropod"})  # noqa: S310 - the scheme is one of three
     with urlopen(asked, timeout=_TIMEOUT_S) as answer, target.open("wb") as file:  # noqa: S310 - as above
+        expected, done = int(answer.headers.get("Content-Length") or 0), 0
         for chunk in _chunks(answer):
             file.write(chunk)
+            if done // _TOLD_BYTES != (done + len(chunk)) // _TOLD_BYTES:
+                tell(f"{(done + len(chunk)) / _MEGABYTE:.0f} of {expected / _MEGABYTE:.0f} MB")
+            done += len(chunk)
+    if expected and done != expected:
+        raise ConnectionError(f"the connection ended after {done} of {expected} bytes")
