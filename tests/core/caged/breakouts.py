@@ -403,6 +403,11 @@ def become_somebody_else() -> None:
 
 
 @way_out
+def outlive_the_parent() -> None:
+    checked(LIBC.prctl(1, 0))
+
+
+@way_out
 def mount() -> object:
     checked(LIBC.mount(b"none", bytes(OUTSIDE), b"tmpfs", 0, None))
     return checked(LIBC.umount(bytes(OUTSIDE)))

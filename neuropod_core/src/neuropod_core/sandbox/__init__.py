@@ -8,6 +8,7 @@ cage closes around a process of one thread: call `enforce` before NumPy or a fra
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ class SandboxLimits:
 
 def available() -> SandboxReport:
     """Ask the kernel what it offers; nothing is changed."""
-    machine, kernel = os.uname().machine, os.uname().release
+    machine, kernel = platform.machine(), platform.release()
     if sys.platform != "linux":
         return SandboxReport((), (f"there is no sandbox on {sys.platform}",), 0, kernel, machine)
     abi, why = _landlock.version()

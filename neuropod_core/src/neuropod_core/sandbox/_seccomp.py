@@ -31,6 +31,7 @@ _ALL_BITS = 0xFFFFFFFF
 
 # Threads only; and no new namespace, no tracer.
 _CLONE_THREAD, _CLONE_REFUSED = 0x10000, 0x7E022000
+_PR_SET_PDEATHSIG = 1  # That it ends with its parent is not its own to change.
 _AF_UNIX, _SOCKET_TYPE, _CONNECTED = 1, 0xF, (1, 5)  # SOCK_STREAM and SOCK_SEQPACKET know one peer only.
 # Signals by way of descriptors; typing into a terminal.
 _IOCTL_REFUSED = (0x5412, 0x541C, 0x540E, 0x8901, 0x8902)  # TIOCSTI, TIOCLINUX, TIOCSCTTY, FIOSETOWN, SIOCSPGRP
@@ -109,6 +110,7 @@ def _conditions(process: int) -> dict[str, tuple[_Check, ...]]:
         "open": (_Check(1, _READ_AND_TRUNC, _ACCESS_AND_TRUNC, admitted=False),),
         "fcntl": (_Check(1, _FCNTL_REFUSED, admitted=False),),
         "ioctl": (_Check(1, _IOCTL_REFUSED, admitted=False),),
+        "prctl": (_Check(0, (_PR_SET_PDEATHSIG,), admitted=False),),
         "clone": (_Check(0, (_CLONE_THREAD,), _CLONE_THREAD | _CLONE_REFUSED),),
         "socketpair": (_Check(0, (_AF_UNIX,)), _Check(1, _CONNECTED, _SOCKET_TYPE)),
         "sendto": (_Check(4, (0,)), _Check(4, (0,), high=True)),  # To whom it is connected, to nobody else.
