@@ -19,13 +19,14 @@ ECHO = Path("examples/neuropod_echo")  # The plugin of the tutorial; the site's 
 PINS = Path("constraints") / f"py{sys.version_info.major}{sys.version_info.minor}.txt"
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")["dependency-groups"]
 # Rivals that provide one module; ml_dtypes comes with the core's extra [bfloat16] for those who want it;
+# uv builds environments where somebody installed it;
 # TensorFlow brings keras, and neuropod-tf only bounds its release.
 RIVALS = "onnxruntime-gpu=onnxruntime,tensorflow-cpu=tensorflow,xgboost-cpu=xgboost"
 DEPTRY = [
     "--package-module-name-map",
     RIVALS,
     "--per-rule-ignores",
-    "DEP001=ml_dtypes,DEP003=ml_dtypes,DEP002=keras",
+    "DEP001=ml_dtypes|uv,DEP003=ml_dtypes|uv,DEP002=keras",
     "--optional-dependencies-dev-groups",
     "test",
 ]

@@ -36,6 +36,17 @@ EXAMPLES = [
     errors.PluginBlockedError("neuropod-onnx 0.1.0", "the environment variable NEUROPOD_BLOCKED_PLUGINS"),
     errors.FrameworkVersionError("torch", ">=2.9", "2.4.0", "package 'digits'", "install a version in that range"),
     errors.RequirementsError(("numpy 2.4.6 (installed 2.2.6)",), "0/requirements.lock", "install the locked versions"),
+    errors.InterpreterError(">=3.13", ("3.11.7 at bin/python3.11",), PATH, "install one, or name one by python=..."),
+    errors.EnvironmentBuildError(
+        "offline",
+        "numpy-2.2.6-cp311-cp311-manylinux_2_17_x86_64.whl is not here, and the network was not to be used",
+        "0/pylock.toml",
+        "run: neuropod env export",
+    ),
+    errors.SandboxError(
+        ("Landlock version 3 (no writing outside): this kernel has version 1",),
+        remedy="run it on Linux 6.2 or later",
+    ),
     errors.TensorMismatchError(
         "inputs.image", "float32[N, 8, 8]", "float64[2, 8, 8]", "convert it by .astype('float32')"
     ),

@@ -20,6 +20,9 @@
     │   ├── FrameworkNotFoundError
     │   ├── FrameworkVersionError
     │   ├── RequirementsError                  the packages that a model needs are not those installed
+    │   ├── InterpreterError                   no Python here that the model can run on
+    │   ├── EnvironmentBuildError              the environment that a lock describes could not be built
+    │   ├── SandboxError                       the kernel does not offer what a sandbox promises
     │   ├── DeviceError                        the device asked for is not there
     │   ├── OptionError (ValueError)           a load option that the backend does not know
     │   ├── WorkerStartError                   no worker became ready
@@ -49,10 +52,12 @@ __all__ = [
     "CustomOpError",
     "DeadlineError",
     "DeviceError",
+    "EnvironmentBuildError",
     "ForkedModelError",
     "FrameworkNotFoundError",
     "FrameworkVersionError",
     "InferenceError",
+    "InterpreterError",
     "ModelClosedError",
     "ModelLoadError",
     "NeuropodError",
@@ -69,6 +74,7 @@ __all__ = [
     "PluginError",
     "RequirementsError",
     "ResultMismatchError",
+    "SandboxError",
     "SharedMemoryError",
     "SpecError",
     "TensorMismatchError",
@@ -275,6 +281,53 @@ class RequirementsError(BackendError):
         return sentence(f"installed packages differ from the lock: {', '.join(self.differences)}", self.at, self.remedy)
 
 
+class InterpreterError(BackendError):
+    """There is no Python interpreter that fits, or the one that was named does not work or lacks something.
+
+    `asked` is a range of versions or a path; `there` has one line for each interpreter that was looked at, and why it
+    will not do.
+    """
+
+    def __init__(self, asked: str, there: tuple[str, ...] = (), at: str = "", remedy: str = "") -> None:
+        Exception.__init__(self, asked, there, at, remedy)
+        self.asked, self.there, self.at, self.remedy = asked, tuple(there), at, remedy
+
+    def __str__(self) -> str:
+        there = ", ".join(self.there) or "none"
+        return sentence(f"no Python that fits {self.asked} (found: {there})", self.at, self.remedy)
+
+
+class EnvironmentBuildError(BackendError):
+    """The environment that a package's lock describes could not be built; nothing was left behind.
+
+    `reason` is one of ``lock`` (there is none), ``sdist`` (a requirement has no wheel at all), ``wheel`` (none fits
+    the interpreter), ``hash`` (a wheel is not the one that was locked), ``offline`` (a wheel is not here, and the
+    network was not to be used), ``network`` (it could not be fetched) and ``install`` (the installer failed, or the
+    disk is full).
+    """
+
+    def __init__(self, reason: str, what: str, at: str = "", remedy: str = "") -> None:
+        Exception.__init__(self, reason, what, at, remedy)
+        self.reason, self.what, self.at, self.remedy = reason, what, at, remedy
+
+    def __str__(self) -> str:
+        return sentence(self.what, self.at, self.remedy)
+
+
+class SandboxError(BackendError):
+    """The kernel, or the state of this process, does not allow what a sandbox promises.
+
+    `missing` has one line for each part.
+    """
+
+    def __init__(self, missing: tuple[str, ...], at: str = "", remedy: str = "") -> None:
+        Exception.__init__(self, missing, at, remedy)
+        self.missing, self.at, self.remedy = tuple(missing), at, remedy
+
+    def __str__(self) -> str:
+        return sentence(f"the sandbox lacks {'; '.join(self.missing)}", self.at, self.remedy)
+
+
 class DeviceError(BackendError):
     """The device asked for is not there, and no other was asked for."""
 
@@ -327,7 +380,7 @@ class ModelClosedError(InferenceError):
 
 
 class DeadlineError(InferenceError, TimeoutError):
-    """A call did not end in the time that its caller gave it; what runs in the worker runs on, its result is dropped."""
+    """A call did not end in the time that its caller gave it; what runs, runs on, and its result is dropped."""
 
     def __init__(self, timeout_s: float, doing: str, remedy: str = "") -> None:
         Exception.__init__(self, timeout_s, doing, remedy)

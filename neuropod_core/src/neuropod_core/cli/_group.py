@@ -21,6 +21,7 @@ from neuropod_core.cli._errors import (
 )
 from neuropod_core.cli._options import asked, verbose_option
 from neuropod_core.cli._output import Output, Report, silence
+from neuropod_core.cli.env import env
 from neuropod_core.cli.info import info
 from neuropod_core.cli.plugins import plugins
 from neuropod_core.cli.run import run
@@ -108,6 +109,7 @@ Examples:
   neuropod run digits.neuropod --inputs digits.npz --save scores.npz
   neuropod verify *.neuropod
   neuropod plugins
+  neuropod env build digits.neuropod --trust code
 
 \b
 Exit codes:
@@ -139,5 +141,5 @@ def neuropod(context: click.Context) -> None:
         context.exit(Code.USAGE)
 
 
-for _command in (info, run, verify, plugins):
+for _command in (info, run, verify, plugins, env):
     neuropod.add_command(_command)

@@ -1,0 +1,90 @@
+"""What a caged interpreter needs from outside: files that it reads, and environment variables."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+__all__ = ["clean_environment", "readable_for_python"]
+
+# Libraries and what the loader, the C library and CPU detection read; nothing of a user.
+_SYSTEM = (
+    "/usr",
+    "/lib",
+    "/lib64",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/os-release",
+    "/etc/ssl/openssl.cnf",
+    "/dev/random",
+    "/dev/urandom",
+    "/proc/self",
+    "/proc/cpuinfo",
+    "/proc/filesystems",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/sys/kernel",
+    "/proc/sys/vm",
+    "/sys/bus",
+    "/sys/class",
+    "/sys/devices",
+    "/sys/fs/cgroup",
+    "/sys/kernel/mm/transparent_hugepage",
+)
+_VARIABLES = {"LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "TZ", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}
+_PREFIXES = (
+    "BLIS_",
+    "GOTO_",
+    "GOMP_",
+    "KMP_",
+    "LC_",
+    "MKL_",
+    "NEUROPOD_",
+    "NUMEXPR_",
+    "OMP_",
+    "OPENBLAS_",
+    "ORT_",
+    "TF_",
+    "TORCH_",
+    "VECLIB_",
+)
+
+
+def readable_for_python(*more: Path) -> tuple[Path, ...]:
+    """List the files and folders that this interpreter and its libraries read: what is there of them.
+
+    Its own installation and environment, every entry of ``sys.path``, the system's libraries, and what tells CPUs and
+    memory. Home folders are not among them, unless Python or an entry of ``sys.path`` lies there.
+
+    Parameters
+    ----------
+    more
+        What is to be read besides: the package's folder, an environment that is not on the path yet.
+    """
+    library_folders = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    named: list[str | Path] = [
+        *more,
+        sys.prefix,
+        sys.base_prefix,
+        sys.exec_prefix,
+        *sys.path,
+        *library_folders,
+        *_SYSTEM,
+    ]
+    places = dict.fromkeys(Path(name) for name in named if name)
+    links = [Path(os.path.realpath(place)) for place in places if not place.is_relative_to("/proc")]
+    return tuple(place for place in dict.fromkeys([*places, *links]) if place.exists())
+
+
+def clean_environment(environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
+    """Give the environment variables for a caged process: language, libraries, devices, threads; no secrets.
+
+    ``HOME`` and ``TMPDIR`` are the scratch folder. Give it to the process when it is started: what it once had, it can
+    read again from ``/proc/self/environ``.
+    """
+    kept = {name: value for name, value in environment.items() if name in _VARIABLES or name.startswith(_PREFIXES)}
+    return {**kept, "HOME": str(scratch), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
