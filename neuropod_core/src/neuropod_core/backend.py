@@ -127,10 +127,13 @@ class LoadOptions:
         ``auto`` is meant: a backend that cannot have it raises `DeviceError` and never runs elsewhere.
     values
         Options by name, all of them among `Descriptor.options`.
+    trust
+        The class of artefacts that the caller admits; it was checked already.
     """
 
     device: str = "cpu"
     values: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    trust: Trust = Trust.CODE
 
     def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int | None:
         """Give the option `name` as an int of at least `least`, or `default` where it was not given.

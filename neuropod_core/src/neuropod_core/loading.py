@@ -18,10 +18,13 @@ from neuropod_core.limits import Limits
 from neuropod_core.model import Neuropod
 from neuropod_core.package import Package
 from neuropod_core.placement import Placement, placement_of
-from neuropod_core.plugins import backend_for, check_framework
+from neuropod_core.plugins import check_framework
 from neuropod_core.trust import Trust, check_trust
 
 __all__ = ["load_neuropod", "trust_needed"]
+
+SANDBOXED = "sandboxed"
+"""What to pass as trust to admit anything, in a worker whose sandbox stands in for trust."""
 
 
 def load_neuropod(
@@ -47,7 +50,8 @@ def load_neuropod(
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``; or ``"auto"``: an accelerator where there is one, else the CPU. Anything
         but ``"auto"`` is what runs, or an error.
     trust
-        The class of artefacts to admit: ``"data"``, ``"graph"`` or ``"code"``. Code is run only for ``"code"``. The
+        The class of artefacts to admit: ``"data"``, ``"graph"`` or ``"code"``. Code is run only for ``"code"``; or for
+        ``"sandboxed"``, which admits everything into a worker that can neither reach the network nor write files. The
         environment variable ``NEUROPOD_TRUST`` is a ceiling.
     backend
         The distribution whose backend to use, where several serve the platform.
@@ -81,12 +85,13 @@ def load_neuropod(
     SpecError
         If the backend does not carry an element type of its problem.
     """
-    given, place = Trust.parse(trust), placement_of(placement)
+    place = placement_of(placement)
+    place, given = (place.sandboxed(), Trust.CODE) if trust == SANDBOXED else (place, Trust.parse(trust))
     with ExitStack() as undo, Package.open(source, limits=limits, cache_dir=cache_dir) as package:
-        chosen = backend_for(package.config.platform, backend)
+        chosen = place.backend(package, backend)
         _check_trust(package, chosen, given)
         version = check_framework(chosen, package.config.platform_version, f"package {package.config.name!r}")
-        asked = _load_options(chosen.descriptor, device, options or {})
+        asked = _load_options(chosen.descriptor, device, options or {}, given)
         _check_dtypes(package, chosen.descriptor)
         variant = for_this_machine(package.variant(), package.config.custom_op_targets)
         executor = place.start(chosen, variant, asked)
@@ -122,7 +127,7 @@ def trust_needed(package: Package, backend: Backend, *, look_inside: bool = True
     return most, reason
 
 
-def _load_options(descriptor: Descriptor, device: str, values: Mapping[str, Any]) -> LoadOptions:
+def _load_options(descriptor: Descriptor, device: str, values: Mapping[str, Any], trust: Trust) -> LoadOptions:
     for name in values:
         if name not in descriptor.options:
             there = ", ".join(sorted(descriptor.options)) or "none"
@@ -135,7 +140,7 @@ def _load_options(descriptor: Descriptor, device: str, values: Mapping[str, Any]
         raise DeviceError(what, remedy=f"pass device={descriptor.devices[0]!r}")
     if ":" in device and (kind == "auto" or not (number.isascii() and number.isdigit())):
         raise DeviceError(f"{shown(device)} is no device", remedy="write it like 'cuda:0'")
-    return LoadOptions(device, MappingProxyType(dict(values)))
+    return LoadOptions(device, MappingProxyType(dict(values)), trust)
 
 
 def _check_dtypes(package: Package, descriptor: Descriptor) -> None:
