@@ -37,7 +37,7 @@ class Home:
     lent: tuple[str, ...] = ()
     caged: bool = False
     readable: tuple[str, ...] = ()
-    keep: object = None
+    keep: object = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
