@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuropod_core.cli._completion import complete_packages
 from neuropod_core.cli._errors import Code, document_of
 from neuropod_core.cli._options import json_option, verbose_option
 from neuropod_core.cli._output import Facts, Output, Report, Table, fetching
@@ -27,7 +28,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG, short_help="Show what a package is, without running it.")
-@click.argument("package", metavar="PACKAGE")
+@click.argument("package", metavar="PACKAGE", shell_complete=complete_packages)
 @click.option(
     "--verify/--no-verify",
     default=None,

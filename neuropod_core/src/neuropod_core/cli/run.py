@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuropod_core.cli._completion import complete_packages
 from neuropod_core.cli._options import json_option, load_options, verbose_option
 from neuropod_core.cli._output import Facts, Output, Report, Table, fetching, progress, steps
 
@@ -31,7 +32,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG, short_help="Run the model once and show its outputs.")
-@click.argument("package", metavar="PACKAGE")
+@click.argument("package", metavar="PACKAGE", shell_complete=complete_packages)
 @click.option("--inputs", metavar="FILE", help="The inputs: an .npz or a JSON file, or - for either on stdin.")
 @click.option("--test-data", is_flag=True, help="Take the inputs that are packaged with the model.")
 @click.option("--outputs", multiple=True, metavar="NAME", help="Compute this output; again for more. Default: all.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuropod_core.cli._completion import complete_packages
 from neuropod_core.cli._errors import Code, code_of, document_of, line_of, surviving_exit
 from neuropod_core.cli._options import json_option, load_options, verbose_option
 from neuropod_core.cli._output import Output, Report, Table, fetching
@@ -33,7 +34,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG, short_help="Check hashes, loading and test data of packages.")
-@click.argument("packages", metavar="PACKAGE...", nargs=-1, required=True)
+@click.argument("packages", metavar="PACKAGE...", nargs=-1, required=True, shell_complete=complete_packages)
 @load_options
 @click.option("--no-load", is_flag=True, help="Check format and hashes only: no backend is needed, no model is opened.")
 @json_option
