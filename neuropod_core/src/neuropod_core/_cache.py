@@ -186,7 +186,7 @@ class Cache:
             with contextlib.suppress(OSError):
                 descriptor = os.open(lock, os.O_RDWR)
                 try:
-                    if _flock(descriptor):
+                    if lock_file(descriptor):
                         yield lock
                 finally:
                     os.close(descriptor)
@@ -222,14 +222,27 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _seal(entry: Path) -> None:
-    """Make the files read-only and write down what they look like."""
+    """Make the files read-only and write down what they look like, and what they hold where no manifest says it."""
     content = entry / "content"
-    files = {}
+    files, hashes = {}, {}
+    vouched = (content / "manifest.json").exists()
     for path in sorted(content.rglob("*")):
         if not path.is_dir():
             path.chmod(0o444)
-            files[path.relative_to(content).as_posix()] = _look(path)
-    (entry / "record.json").write_text(json.dumps({"files": files}), "utf-8")
+            name = path.relative_to(content).as_posix()
+            files[name] = _look(path)
+            if not vouched:
+                hashes[name] = _digest(path)
+    record = {"files": files, **({} if vouched else {"sha256": hashes})}
+    (entry / "record.json").write_text(json.dumps(record), "utf-8")
+
+
+def _digest(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _look(path: Path) -> list[int]:
@@ -251,7 +264,7 @@ def _locked(folder: Path) -> Iterator[str]:
         lock = folder / f"{os.urandom(8).hex()}.lock"
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         # Else somebody took it for an orphan before it was locked.
-        if _flock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+        if lock_file(descriptor) is not False and os.fstat(descriptor).st_nlink:
             break
         os.close(descriptor)
     try:
@@ -265,16 +278,19 @@ def _locked(folder: Path) -> Iterator[str]:
 @contextmanager
 def _alone(lock: Path) -> Iterator[bool]:
     """Let one at a time into the block, where there are locks; give whether there are."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        held = _flock(descriptor, wait=True)
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        held = False
         try:
-            yield bool(held)
+            held = bool(lock_file(descriptor, wait=True))
+            if held and not os.fstat(descriptor).st_nlink:  # It was tidied away meanwhile: another one is locked now.
+                continue
+            yield held
         finally:
             if held:  # Closing alone would leave it to a child that was forked meanwhile.
                 _unlock(descriptor)
-    finally:
-        os.close(descriptor)
+            os.close(descriptor)
+        return
 
 
 def _shared(lock: Path) -> int:
@@ -282,14 +298,14 @@ def _shared(lock: Path) -> int:
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
         # Whoever prunes holds it for moments, and takes the file away with the content.
-        if _flock(descriptor, wait=True, shared=True) is None or os.fstat(descriptor).st_nlink:
+        if lock_file(descriptor, wait=True, shared=True) is None or os.fstat(descriptor).st_nlink:
             if time.time() - os.fstat(descriptor).st_mtime > _USE_SECONDS:
                 os.utime(lock)
             return descriptor
         os.close(descriptor)
 
 
-def _flock(descriptor: int, *, wait: bool = False, shared: bool = False) -> bool | None:
+def lock_file(descriptor: int, *, wait: bool = False, shared: bool = False) -> bool | None:
     """Lock a file: True if that was done, False if another holds it, None on systems and file systems without locks.
 
     Without locks nothing is taken for an orphan.

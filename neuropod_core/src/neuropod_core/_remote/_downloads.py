@@ -55,7 +55,7 @@ def fetched_archive(
     PackageIntegrityError
         If its hash is not `pin`, where there is one; or it changed meanwhile.
     """
-    with _beginning(place, remote.stamp or pin):
+    with _beginning(place, remote.stamp or pin, remote.place):
         part = place / "part"
         if not remote.ranged:
             part.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ def fetched_folder(
     """Give a folder with all files of one that lies elsewhere, gone after the block."""
     stamps = [remote.stamp for remote in remotes.values()]
     stamp = sha256(json.dumps([list(remotes), stamps]).encode()).hexdigest() if all(stamps) else ""
-    with _beginning(place, stamp):
+    with _beginning(place, stamp, source):
         parts = place / "files"
         parts.mkdir(exist_ok=True)
         there = sum(map(_size_of, parts.iterdir()))
@@ -89,12 +89,12 @@ def fetched_folder(
 
 
 @contextmanager
-def _beginning(place: Path, stamp: str) -> Iterator[None]:
+def _beginning(place: Path, stamp: str, source: str) -> Iterator[None]:
     """Keep what an earlier try left, if it is of the same state; afterwards remove what the next try cannot use."""
     if not stamp or read_json(place / "state.json").get("stamp") != stamp:
         remove_tree(place)
     place.mkdir(parents=True, exist_ok=True)
-    (place / "state.json").write_text(json.dumps({"stamp": stamp}), "utf-8")
+    (place / "state.json").write_text(json.dumps({"stamp": stamp, "source": source}), "utf-8")
     try:
         yield
     except (SourceError, OSError, KeyboardInterrupt) as error:

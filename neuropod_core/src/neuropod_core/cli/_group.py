@@ -21,6 +21,7 @@ from neuropod_core.cli._errors import (
 )
 from neuropod_core.cli._options import asked, verbose_option
 from neuropod_core.cli._output import Output, Report, silence
+from neuropod_core.cli.cache import cache
 from neuropod_core.cli.completion import completion
 from neuropod_core.cli.info import info
 from neuropod_core.cli.pack import pack
@@ -142,5 +143,5 @@ def neuropod(context: click.Context) -> None:
         context.exit(Code.USAGE)
 
 
-for _command in (info, run, verify, pack, plugins, completion):
+for _command in (info, run, verify, pack, plugins, cache, completion):
     neuropod.add_command(_command)
