@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from neuropod_core import test_data
 from neuropod_core._cache import CACHE_VARIABLE, Cache, default_root, private_folder
-from neuropod_core._containers import Archive, Container, Folder, archive_digest, changed, open_container
+from neuropod_core._containers import Container, Folder, archive_digest, changed, open_container
 from neuropod_core._json import parse_object
-from neuropod_core._remote import Fetched, Fetching, RemoteContainer, fetched_before, open_here, open_remote
+from neuropod_core._remote import Fetched, Fetching, RemoteContainer, fetched_before, kind_of, open_here, open_remote
 from neuropod_core.config import Config, Manifest
 from neuropod_core.errors import PackageError, PackageFormatError, PackageIntegrityError
 from neuropod_core.limits import Limits
@@ -53,6 +53,8 @@ class Package:
         Its hashes; None if it has none.
     files
         Relative path -> size in bytes.
+    kind
+        ``folder`` or ``zip``.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Package:
         source: Source | None = None,
         on_transfer: OnTransfer | None = None,
     ) -> None:
-        self.place = container.place
+        self.place, self.kind = container.place, kind_of(container)
         self.files: Mapping[str, int] = MappingProxyType(dict(container.files))
         self._container, self._limits, self._cache_dir = container, limits, cache_dir
         self._source, self._on_transfer = source or Source(container.path), on_transfer
@@ -153,11 +155,6 @@ class Package:
     def is_here(self) -> bool:
         """Whether its files are on this machine: fetched, if it lies behind a URL."""
         return not isinstance(self._container, RemoteContainer)
-
-    @property
-    def kind(self) -> str:
-        """``folder`` or ``zip``; what lies in the cache is a folder, whatever it was before."""
-        return "zip" if isinstance(self._container, Archive) else "folder"
 
     def read(self, name: str, limit: int | None = None) -> bytes:
         """Read one file, of at most `limit` bytes.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import io
 import os
+import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -390,6 +392,70 @@ def test_a_server_that_drips_is_given_up(server: Any, large: bytes) -> None:
     with pytest.raises(SourceError, match=r"bytes came in 0\.1 s"):
         Package.open(server.url("m"), limits=Limits(silence_seconds=0.1))
     server.stopped.set()
+
+
+def test_a_server_that_drips_the_head_of_its_answer_is_given_up(server: Any) -> None:
+    stopped = threading.Event()
+
+    def dripping(request: Any) -> bool:
+        try:
+            request.connection.sendall(b"HTTP/1.1 200 OK\r\nX-Long: ")
+            while not stopped.wait(0.01):
+                request.connection.sendall(b"x")
+        except OSError:
+            pass
+        request.close_connection = True
+        return True
+
+    server.hook = dripping
+
+    with pytest.raises(SourceError, match=r"no answer within 0\.1 s"):
+        Package.open(server.url("m"), limits=Limits(silence_seconds=0.1))
+    stopped.set()
+
+
+@pytest.fixture
+def tls(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let the server speak TLS, by a certificate of its own; give the file with that."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("there is no openssl to make a certificate")
+    made = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "certificate"), "-days", "1"]
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", *made, *subject], check=True, capture_output=True
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    return str(tmp_path / "certificate")
+
+
+def https(server: Any, name: str) -> str:
+    return f"package+https://localhost:{server.server_port}/{name}"
+
+
+def test_tls_is_spoken(server: Any, small: bytes, tls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["m"] = small
+    monkeypatch.setenv("SSL_CERT_FILE", tls)
+
+    with load_neuropod(https(server, "m")) as model:
+        model.test()
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(server: Any, small: bytes, tls: str) -> None:
+    server.files["m"] = small
+
+    with pytest.raises(SourceError, match="CERTIFICATE_VERIFY_FAILED"):
+        load_neuropod(https(server, "m"))
+
+
+def test_a_redirection_out_of_tls_is_refused(server: Any, tls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", tls)
+    server.hook = lambda request: request.redirect("http://localhost:1/m") or True
+
+    with pytest.raises(SourceError, match="from https://"):
+        load_neuropod(https(server, "m"))
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"PK\5\6" + bytes(18), bytes(200_000)], ids=len)

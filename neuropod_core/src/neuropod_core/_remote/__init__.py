@@ -16,7 +16,7 @@ from neuropod_core.errors import PackageError, PackageIntegrityError
 from neuropod_core.limits import Limits
 from neuropod_core.sources import HTTP_SCHEMES, Source
 
-__all__ = ["Fetched", "Fetching", "RemoteContainer", "fetched_before", "open_here", "open_remote"]
+__all__ = ["Fetched", "Fetching", "RemoteContainer", "fetched_before", "kind_of", "open_here", "open_remote"]
 
 
 def open_here(path: Path, pin: str, limits: Limits) -> Container:
@@ -38,6 +38,12 @@ def _check_pin(container: Container, pin: str) -> None:
     if digest != pin:
         remedy = "it is another archive, or damaged: ask who gave you the hash"
         raise PackageIntegrityError(container.place, f"sha256 {pin}", digest, remedy)
+
+
+def kind_of(container: Container) -> str:
+    """Tell whether a package is a ``folder`` or a ``zip``, wherever it lies; what was fetched as one lies unpacked."""
+    in_place = isinstance(container, Folder) and not isinstance(container, Fetched)
+    return "folder" if in_place or isinstance(container, RemoteFolder) else "zip"
 
 
 def open_remote(source: Source, limits: Limits) -> RemoteContainer:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import re
+import socket
+import threading
 import time
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 from urllib import error as urllib_error
 from urllib import request as urllib_request
@@ -169,6 +171,45 @@ def _some(response: http.client.HTTPResponse) -> bytes:
     return response.read1(_PIECE_BYTES)
 
 
+class _Timed(http.client.HTTPConnection):
+    """A connection whose answer begins in time: a socket alone would wait for each byte of its head anew."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        late = threading.Event()
+        timer = threading.Timer(self.timeout or 0.0, _hang_up, (self.sock, late))
+        timer.daemon = True
+        timer.start()
+        try:
+            response = super().getresponse()
+        finally:
+            timer.cancel()
+        if late.is_set():
+            response.close()
+            raise TimeoutError(f"no answer within {self.timeout or 0:g} s")
+        return response
+
+
+class _TimedTls(_Timed, http.client.HTTPSConnection):
+    """The same, over TLS."""
+
+
+def _hang_up(connection: socket.socket | None, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError):
+        if connection is not None:
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Http(urllib_request.HTTPHandler):
+    def http_open(self, req: urllib_request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Timed, req)
+
+
+class _Https(urllib_request.HTTPSHandler):
+    def https_open(self, req: urllib_request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_TimedTls, req)  # With the certificates of the system, which are checked.
+
+
 class _Redirections(urllib_request.HTTPRedirectHandler):
     """Follows the server to other servers; never to files, never out of TLS, and never with the password."""
 
@@ -199,8 +240,8 @@ def _opener() -> urllib_request.OpenerDirector:
     opener = urllib_request.OpenerDirector()
     for handler in (
         urllib_request.ProxyHandler(),
-        urllib_request.HTTPHandler(),
-        urllib_request.HTTPSHandler(),
+        _Http(),
+        _Https(),
         urllib_request.HTTPDefaultErrorHandler(),
         _Redirections(),
         urllib_request.HTTPErrorProcessor(),

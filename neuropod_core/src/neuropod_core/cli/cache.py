@@ -210,13 +210,13 @@ def _prune_report(done: Sequence[tuple[Entry | Beginning, bool]], dead: int, *, 
         ("removed" if gone else "kept", short["name"], short["bytes"], short["key"] or "")
         for (_, gone), short in ((pair, _short(pair[0])) for pair in done)
     ]
-    people = [(what, name, human_bytes(size)) for what, name, size, _ in rows]
+    people = [(f"would be {what}" if dry_run else what, name, human_bytes(size)) for what, name, size, _ in rows]
     verb = "would be freed" if dry_run else "freed"
     return Report(
         document,
         [
             Table("", ("", "package", "size"), people, plain_rows=rows),
-            Facts([(verb, human_bytes(freed), f"{freed} bytes in {len(removed)} packages")]),
+            Facts([(verb, human_bytes(freed), f"{freed} bytes")]),
         ],
     )
 

@@ -47,14 +47,29 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command(epilog=_EPILOG, short_help="Package a saved model, without code.")
 @click.argument("platform", metavar="PLATFORM", shell_complete=complete_platforms)
 @click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
-@click.option("-o", "--output", "target", metavar="PACKAGE", type=click.Path(path_type=Path), required=True)
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="PACKAGE",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where the package goes; nothing may be there.",
+)
 @click.option(
     "--problem", metavar="FILE", type=_FILE, help="The problem, as TOML or JSON; ONNX models bring their own."
 )
 @click.option("--name", metavar="NAME", help="What the model is called. Default: the problem, or the file.")
 @click.option("--test-data", metavar="FILE", help="Inputs to try it with, an .npz or JSON file; they are packaged.")
 @click.option("--expected", metavar="FILE", help="What must come out of them. Default: what comes out is recorded.")
-@click.option("--custom-op", "libraries", metavar="LIBRARY", type=_FILE, multiple=True, help="Again for more.")
+@click.option(
+    "--custom-op",
+    "libraries",
+    metavar="LIBRARY",
+    type=_FILE,
+    multiple=True,
+    help="A library of custom operators; again for more.",
+)
 @click.option(
     "--node",
     "nodes",

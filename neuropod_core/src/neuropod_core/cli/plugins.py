@@ -73,7 +73,7 @@ Status:
 """
 
 
-@click.group(cls=_WithDefault, epilog=_EXAMPLES)
+@click.group(cls=_WithDefault, epilog=_EXAMPLES, short_help="Tell what the plugins offer and what is wrong.")
 def plugins() -> None:
     """Tell what the installed plugins offer and what is wrong with them; `list` may be left out."""
 
