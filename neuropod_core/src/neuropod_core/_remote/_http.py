@@ -181,12 +181,19 @@ class _Timed(http.client.HTTPConnection):
         timer.start()
         try:
             response = super().getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            if not late.is_set():
+                raise
+            raise self._too_late() from error  # What was raised is what hanging up looks like from here.
         finally:
             timer.cancel()
         if late.is_set():
             response.close()
-            raise TimeoutError(f"no answer within {self.timeout or 0:g} s")
+            raise self._too_late()
         return response
+
+    def _too_late(self) -> TimeoutError:
+        return TimeoutError(f"no answer within {self.timeout or 0:g} s")
 
 
 class _TimedTls(_Timed, http.client.HTTPSConnection):
