@@ -108,7 +108,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check every annotation with mypy, strictly."""
-    install(session, *GROUPS["types"], *GROUPS["test"], "./neuropod_core[bfloat16,cli,testing]")
+    install(session, *GROUPS["types"], *GROUPS["test"], "./neuropod_core[bfloat16,cli,remote-files,testing]")
     session.run("mypy", *session.posargs)
 
 

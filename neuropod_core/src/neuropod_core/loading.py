@@ -19,6 +19,7 @@ from neuropod_core.model import Neuropod
 from neuropod_core.package import Package
 from neuropod_core.placement import Placement, placement_of
 from neuropod_core.plugins import check_framework
+from neuropod_core.sources import OnTransfer
 from neuropod_core.trust import Trust, check_trust
 
 __all__ = ["load_neuropod", "trust_needed"]
@@ -39,13 +40,15 @@ def load_neuropod(
     options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     cache_dir: str | Path | None = None,
+    on_transfer: OnTransfer | None = None,
 ) -> Neuropod:
     """Load a package of any framework.
 
     Parameters
     ----------
     source
-        A folder or a zip file, as a path or a ``file://`` URL.
+        A folder or a zip file: a path, or a URL as `Package.open` takes it, ``s3://...`` or ``package+https://...``;
+        ``#sha256=<hex>`` at its end is the hash that the archive must have.
     device
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``; or ``"auto"``: an accelerator where there is one, else the CPU. Anything
         but ``"auto"`` is what runs, or an error.
@@ -69,6 +72,8 @@ def load_neuropod(
         Bounds on what is read from the package.
     cache_dir
         Where archives are unpacked; None for ``NEUROPOD_CACHE_DIR`` or the user's cache folder.
+    on_transfer
+        Told how far the transfer of a package behind a URL is; the logger ``neuropod`` tells it too.
 
     Returns
     -------
@@ -87,7 +92,8 @@ def load_neuropod(
     """
     place = placement_of(placement)
     place, given = (place.sandboxed(), Trust.CODE) if trust == SANDBOXED else (place, Trust.parse(trust))
-    with ExitStack() as undo, Package.open(source, limits=limits, cache_dir=cache_dir) as package:
+    opened = Package.open(source, limits=limits, cache_dir=cache_dir, on_transfer=on_transfer)
+    with ExitStack() as undo, opened as package:
         chosen = place.backend(package, backend)
         _check_trust(package, chosen, given)
         version = check_framework(chosen, package.config.platform_version, f"package {package.config.name!r}")
@@ -150,12 +156,12 @@ def _check_dtypes(package: Package, descriptor: Descriptor) -> None:
             if spec.dtype not in descriptor.dtypes:
                 carried = ", ".join(sorted(descriptor.dtypes))
                 what = f"the backend for {descriptor.platform!r} carries {carried}; not {spec.dtype}"
-                raise SpecError(what, at=f"{package.path}: {side}.{spec.name}")
+                raise SpecError(what, at=f"{package.place}: {side}.{spec.name}")
 
 
 def _check_trust(package: Package, backend: Backend, given: Trust) -> None:
     for needed, why in _demands(package, backend):
-        check_trust(needed, given, why, str(package.path))
+        check_trust(needed, given, why, package.place)
 
 
 def _demands(package: Package, backend: Backend, *, look_inside: bool = True) -> Iterator[tuple[Trust, str]]:
@@ -176,5 +182,5 @@ def _looked_inside(package: Package, backend: Backend) -> Trust:
     except NeuropodError:
         raise
     except Exception as error:  # A backend reads what somebody else wrote; what it forgot ends here.
-        what = f"its trust_needed raised {type(error).__name__} for {package.path}: {error}"
+        what = f"its trust_needed raised {type(error).__name__} for {package.place}: {error}"
         raise PluginError(type(backend).__module__, what, "tell its author") from error

@@ -273,7 +273,7 @@ class Neuropod:
         packaged = self._package.test_data()
         if packaged is None:
             remedy = "package it with test_input_data and test_expected_out"
-            raise PackageError("has no test data", at=str(self._package.path), remedy=remedy)
+            raise PackageError("has no test data", at=self._package.place, remedy=remedy)
         # Packages of the original may hold inputs alone: the model runs all the same.
         return compare(self.infer(packaged.inputs, tuple(packaged.outputs) or None), packaged.outputs)
 

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import Result
 
 from neuropod_core import Problem
-from neuropod_core.cli._options import _assignment
+from neuropod_core.cli._options import named_values
 
 Write = Callable[..., Path]
 Invoke = Callable[..., Result]
@@ -306,10 +307,8 @@ def test_errors_are_one_line_with_a_code(
 
 
 def test_options_are_read_as_json_where_they_are() -> None:
-    assert [_assignment(text) for text in ("a=2", "b=true", "c=text", 'd="2"', "e=x=y")] == [
-        ("a", 2),
-        ("b", True),
-        ("c", "text"),
-        ("d", "2"),
-        ("e", "x=y"),
-    ]
+    context, option = click.Context(click.Command("run")), click.Option(["--option"])
+
+    read = named_values(context, option, ("a=2", "b=true", "c=text", 'd="2"', "e=x=y"))
+
+    assert read == {"a": 2, "b": True, "c": "text", "d": "2", "e": "x=y"}

@@ -20,7 +20,7 @@ import json
 import math
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, BinaryIO, NoReturn
@@ -36,7 +36,7 @@ from neuropod_core.limits import Limits
 from neuropod_core.problem import Problem, TensorSpec
 from neuropod_core.tensors import object_array
 
-__all__ = ["from_json", "read_inputs"]
+__all__ = ["from_json", "read_inputs", "read_tensors"]
 
 _LARGEST_JSON_BYTES = 256 << 20
 _MOST_DIMENSIONS = 32
@@ -45,6 +45,7 @@ _SIGNIFICANT_BITS = {DType.BFLOAT16: 8, DType.FLOAT16: 11, DType.FLOAT32: 24, DT
 _CONSTANTS = {"NaN", "Infinity", "-Infinity"}
 _ZIP = b"PK"
 
+_Specs = Mapping[str, TensorSpec]
 _At = Callable[[int], str]
 """From the place of an item among all to its path: ``inputs.x[1][2]``."""
 
@@ -56,19 +57,25 @@ class _Constant(str):
 
 
 def read_inputs(place: str, problem: Problem) -> Tensors:
-    """Read tensors by name from the file at `place`, or from stdin if it is ``-``.
+    """Read the inputs of `problem` from the file at `place`, or from stdin if it is ``-``; see `read_tensors`."""
+    return read_tensors(place, problem.inputs, "inputs")
+
+
+def read_tensors(place: str, specs: Sequence[TensorSpec], side: str) -> Tensors:
+    """Read tensors by name from the file at `place`, or from stdin if it is ``-``; `side` is what errors call them.
 
     Raises
     ------
     click.UsageError
         If it cannot be read as ``.npz`` or JSON.
     TensorMismatchError
-        If JSON does not fit the problem. What an ``.npz`` holds is left to the checks of the model.
+        If JSON does not fit `specs`. What an ``.npz`` holds is left to the checks of the model.
     """
+    named = {spec.name: spec for spec in specs}
     with _opened(place) as file:
         start = file.read(len(_ZIP))
         file.seek(0)
-        return _from_npz(file, place, problem) if start == _ZIP else _from_json_file(file, place, problem)
+        return _from_npz(file, place, named) if start == _ZIP else _from_json_file(file, place, named, side)
 
 
 @contextmanager
@@ -100,8 +107,7 @@ def _unreadable(place: str, why: object, remedy: str = "pass an .npz or a JSON f
 # -- .npz -------------------------------------------------------------------------------------------------------------
 
 
-def _from_npz(file: BinaryIO, place: str, problem: Problem) -> Tensors:
-    specs = {spec.name: spec for spec in problem.inputs}
+def _from_npz(file: BinaryIO, place: str, specs: _Specs) -> Tensors:
     most = _granted_bytes(file, place)
     name = ""
     try:
@@ -153,7 +159,7 @@ def _fitted(array: Array, spec: TensorSpec | None, most_elements: int) -> Array:
 # -- JSON -------------------------------------------------------------------------------------------------------------
 
 
-def _from_json_file(file: BinaryIO, place: str, problem: Problem) -> Tensors:
+def _from_json_file(file: BinaryIO, place: str, specs: _Specs, side: str) -> Tensors:
     data = file.read(_LARGEST_JSON_BYTES + 1)
     if len(data) > _LARGEST_JSON_BYTES:
         raise _unreadable(place, f"at most {_LARGEST_JSON_BYTES} bytes of JSON are read", "pass an .npz file")
@@ -163,7 +169,7 @@ def _from_json_file(file: BinaryIO, place: str, problem: Problem) -> Tensors:
         raise _unreadable(place, f"it is no JSON: {error}") from error
     if not isinstance(value, dict):
         raise _unreadable(place, f"expected a JSON object, got {_named(value)}", 'write it like {"x": [1, 2]}')
-    return from_json(value, problem)
+    return _from_object(value, specs, side)
 
 
 def from_json(values: Mapping[str, object], problem: Problem) -> Tensors:
@@ -174,12 +180,15 @@ def from_json(values: Mapping[str, object], problem: Problem) -> Tensors:
     TensorMismatchError
         If a value has another shape, or cannot be meant.
     """
-    specs = {spec.name: spec for spec in problem.inputs}
+    return _from_object(values, {spec.name: spec for spec in problem.inputs}, "inputs")
+
+
+def _from_object(values: Mapping[str, object], specs: _Specs, side: str) -> Tensors:
     for name in values:
         if name not in specs:
             there = ", ".join(specs) or "none"
-            raise TensorMismatchError(f"inputs.{name}", f"one of the inputs ({there})", shown(name), "leave it out")
-    return {name: _tensor(value, specs[name]) for name, value in values.items()}
+            raise TensorMismatchError(f"{side}.{name}", f"one of the {side} ({there})", shown(name), "leave it out")
+    return {name: _tensor(value, specs[name], f"{side}.{name}") for name, value in values.items()}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -189,8 +198,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensor(value: object, spec: TensorSpec) -> Array:
-    path = f"inputs.{spec.name}"
+def _tensor(value: object, spec: TensorSpec, path: str) -> Array:
     shape: tuple[int, ...] | None = None
     if isinstance(value, dict):
         value, shape = _explicit(value, spec, path)

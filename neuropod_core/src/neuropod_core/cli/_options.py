@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["asked", "json_option", "limit_option", "load_options", "verbose_option"]
+from neuropod_core.cli._completion import complete_distributions
+
+__all__ = ["asked", "assignments", "json_option", "limit_option", "load_options", "named_values", "verbose_option"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -34,6 +36,29 @@ def asked(arguments: list[str], *names: str) -> bool:
     return any(argument in names for argument in options)
 
 
+def named_values(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    """Read options like ``threads=2``: a value that is JSON is taken as that, anything else as text."""
+    return {name: _value(text) for name, text in assignments(context, parameter, given).items()}
+
+
+def assignments(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    """Read options like ``image=input:0``."""
+    del context
+    parts = [(text, *text.partition("=")) for text in given]
+    for text, name, equals, _ in parts:
+        if not name or not equals:
+            example = "threads=2" if "VALUE" in (parameter.metavar or "") else "name=text"
+            raise click.BadParameter(f"{text!r} is not like {example}", param_hint=parameter.opts[0])
+    return {name: value for _, name, _, value in parts}
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def load_options(command: _Command) -> _Command:
     """Add the options that say how a model is loaded; they arrive as the arguments of `load_neuropod`."""
     for option in reversed(_LOAD_OPTIONS):
@@ -50,24 +75,19 @@ _LOAD_OPTIONS = (
         show_default=True,
         help="What kinds of artefact to admit: 'code' runs whatever code the package brings.",
     ),
-    click.option("--backend", metavar="NAME", help="The distribution to use where several serve the platform."),
+    click.option(
+        "--backend",
+        metavar="NAME",
+        shell_complete=complete_distributions,
+        help="The distribution to use where several serve the platform.",
+    ),
     click.option(
         "--option",
         "options",
-        callback=lambda _context, _parameter, given: dict(map(_assignment, given)),
+        callback=named_values,
         multiple=True,
         metavar="NAME=VALUE",
         help="An option of the backend; again for more. `neuropod plugins` lists them. A value that is JSON (2, 0.5, "
         'true, "text") is taken as that, anything else as text.',
     ),
 )
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise click.BadParameter(f"{text!r} is not like threads=2", param_hint="--option")
-    try:
-        return name, json.loads(value)
-    except (ValueError, RecursionError):
-        return name, value

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuropod_core.cli._completion import complete_packages
 from neuropod_core.cli._options import json_option, load_options, verbose_option
-from neuropod_core.cli._output import Facts, Output, Report, Table, progress, steps
+from neuropod_core.cli._output import Facts, Output, Report, Table, fetching, progress, steps
 
 if TYPE_CHECKING:
     from neuropod_core.backend import Tensors
@@ -31,7 +32,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG, short_help="Run the model once and show its outputs.")
-@click.argument("package", metavar="PACKAGE")
+@click.argument("package", metavar="PACKAGE", shell_complete=complete_packages)
 @click.option("--inputs", metavar="FILE", help="The inputs: an .npz or a JSON file, or - for either on stdin.")
 @click.option("--test-data", is_flag=True, help="Take the inputs that are packaged with the model.")
 @click.option("--outputs", multiple=True, metavar="NAME", help="Compute this output; again for more. Default: all.")
@@ -97,9 +98,10 @@ def _check_target(save: Path | None) -> None:
 def _loaded(package: str, loading: dict[str, Any]) -> Neuropod:
     from neuropod_core.loading import load_neuropod
 
-    with progress("loading the model"):
-        known = {key: loading[key] for key in ("device", "trust", "backend", "cast")}
-        return load_neuropod(package, checks=not loading["no_checks"], options=loading["options"], **known)
+    known = {key: loading[key] for key in ("device", "trust", "backend", "cast")}
+    with fetching(package, "loading the model") as shown:
+        checks, options = not loading["no_checks"], loading["options"]
+        return load_neuropod(package, checks=checks, options=options, on_transfer=shown, **known)
 
 
 # -- inputs -----------------------------------------------------------------------------------------------------------
@@ -112,7 +114,7 @@ def _inputs(source: str, inputs: str | None, *, test_data: bool, loading: dict[s
 
     if (inputs is None) != test_data:
         raise click.UsageError("one of --inputs FILE and --test-data says what goes in")
-    with Package.open(source) as package:
+    with fetching(source, "reading the package") as shown, Package.open(source, on_transfer=shown) as package:
         tensors = _packaged(package) if inputs is None else _given(inputs, package)
         if not loading["no_checks"]:
             tensors, _ = input_check(package.config.problem, loading["cast"])(tensors)
@@ -124,7 +126,7 @@ def _packaged(package: Package) -> Tensors:
 
     packaged = package.test_data()
     if packaged is None:
-        raise PackageError("has no test data", at=str(package.path), remedy="pass --inputs FILE")
+        raise PackageError("has no test data", at=package.place, remedy="pass --inputs FILE")
     return packaged.inputs
 
 

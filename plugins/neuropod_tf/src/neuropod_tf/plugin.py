@@ -40,6 +40,12 @@ DESCRIPTOR = Descriptor(
             "create_tensorflow_neuropod": "neuropod_tf.packagers:create_tensorflow_neuropod",
         }
     ),
+    packs=MappingProxyType(
+        {
+            "*/": "create_tensorflow_neuropod:saved_model_dir",
+            "*.pb": "create_tensorflow_neuropod:frozen_graph_path",
+        }
+    ),
 )
 
 

@@ -36,6 +36,7 @@ class TorchScriptBackend(Backend):
         packagers=MappingProxyType(
             {"create_torchscript_neuropod": "neuropod_torch.packagers:create_torchscript_neuropod"}
         ),
+        packs=MappingProxyType(dict.fromkeys(("*.pt", "*.pth", "*.ts"), "create_torchscript_neuropod:module_path")),
     )
 
     def load(self, variant: Variant, options: LoadOptions) -> Executor:
