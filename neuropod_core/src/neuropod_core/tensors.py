@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from neuropod_core._native import native_dtype
 from neuropod_core.backend import Array
 from neuropod_core.dtypes import DType
 
@@ -14,6 +15,7 @@ __all__ = ["SupportsDLPack", "all_text", "as_array", "as_text", "describe", "dty
 
 _BFLOAT16_MODULE = "ml_dtypes"
 _TEXT = {str}
+_NOT_LENT = (None, DType.STRING)  # Element types outside of the closed set, and text, which DLPack does not know.
 
 
 class SupportsDLPack(Protocol):
@@ -96,6 +98,8 @@ def describe(value: object) -> str:
 
 
 def _from_dlpack(value: SupportsDLPack) -> Array | None:
+    if hasattr(value, "dtype") and native_dtype(value) in _NOT_LENT:  # TensorFlow ends the process when asked for text.
+        return _plain(value) if hasattr(value, "__array__") else None
     try:
         return np.from_dlpack(cast("Any", value))
     except Exception:  # noqa: BLE001 - another device, a type that NumPy lacks, or whatever foreign code raises.
