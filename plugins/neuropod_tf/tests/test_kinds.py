@@ -88,7 +88,8 @@ def test_a_graph_is_chosen_by_its_tags(tmp_path: Path, open_folder: Open) -> Non
 
 def test_tags_are_packaged(tmp_path: Path) -> None:
     source = _build(tmp_path, {("mine", "gpu"): _scaling(4.0)})
-    path, arguments = tmp_path / "m.neuropod", {"model_name": "m", "problem": ONE}
+    path = tmp_path / "m.neuropod"
+    arguments: dict[str, Any] = {"model_name": "m", "problem": ONE}
     create_tensorflow_neuropod(neuropod_path=path, saved_model_dir=source, tags=["mine"], **arguments)
 
     with load_neuropod(path, cache_dir=tmp_path / "cache") as model:
@@ -181,7 +182,7 @@ def test_sparse_inputs_of_tf1_are_taken_in_parts(tmp_path: Path, open_folder: Op
     )
 
     y = open_folder(tmp_path / "0", problem).infer(
-        {"x.indices": np.array([[1, 2]]), "x.values": np.float32([5]), "x.dense_shape": np.array([2, 4])}
+        {"x.indices": np.array([[1, 2]]), "x.values": np.array([5], np.float32), "x.dense_shape": np.array([2, 4])}
     )["y"]
 
     assert y.tolist() == [[0, 0, 0, 0], [0, 0, 5, 0]]

@@ -17,7 +17,16 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from neuropod_core import Executor, InferenceError, LoadOptions, Names, PackageFormatError, Tensors, Variant
+from neuropod_core import (
+    Executor,
+    InferenceError,
+    LoadOptions,
+    Names,
+    NativeTensors,
+    PackageFormatError,
+    Tensors,
+    Variant,
+)
 from neuropod_core.backend import Array
 from neuropod_core.errors import shown
 from neuropod_tf._analysis import Traits
@@ -26,6 +35,7 @@ from neuropod_tf._bindings import Bindings, bind
 from neuropod_tf._calls import callable_for
 from neuropod_tf._devices import device_of, intra_op_threads, session_config
 from neuropod_tf._errors import inference_error, loading
+from neuropod_tf._native import arrays_of, tensors_of
 from neuropod_tf._plans import Plan, arrays_in_order
 from neuropod_tf._tensors import as_array, as_strings, change_of, first_unencodable, is_text, plain
 
@@ -123,6 +133,10 @@ class SessionExecutor(Executor):
         for name, finished in plan.finish:
             results[name] = finished(results[name])
         return results
+
+    def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
+        """Run the model in its session, and give what comes out as TensorFlow's tensors around the same memory."""
+        return tensors_of(self.infer(arrays_of(inputs), outputs))
 
     def close(self) -> None:
         """Close the session and let go of its graph."""
