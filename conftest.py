@@ -37,9 +37,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def zoo_row() -> Callable[..., None]:
     """Give the function that records one cell of the model zoo: one model on one platform.
 
-    It takes `framework`, `model`, `shows` and `platform`, then the largest `difference` to the framework run by hand, or
-    the `reason` why the platform cannot express the model. It writes where ``NEUROPOD_ZOO_REPORT`` names a folder, and
-    nothing elsewhere; ``nox -s zoo`` makes docs/zoo.md of what it wrote.
+    It takes `framework`, `model`, `shows` and `platform`, then the largest `difference` to the framework run by hand,
+    or the `reason` why the platform cannot express the model. It writes where ``NEUROPOD_ZOO_REPORT`` names a folder,
+    and nothing elsewhere; ``nox -s zoo`` makes docs/zoo.md of what it wrote.
     """
 
     def record(*, difference: float | None = None, reason: str = "", **cell: str) -> None:
