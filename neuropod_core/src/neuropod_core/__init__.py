@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Executor,
         LoadOptions,
         Names,
+        NativeTensors,
         Tensors,
     )
     from neuropod_core.dtypes import DType
@@ -79,6 +80,7 @@ __all__ = [
     "ModelClosedError",
     "ModelLoadError",
     "Names",
+    "NativeTensors",
     "Neuropod",
     "NeuropodError",
     "OptionError",
@@ -109,7 +111,10 @@ __all__ = [
 ]
 
 _CONTENTS = {
-    "backend": ("Array", "Backend", "CONTRACT_VERSION", "Descriptor", "Executor", "LoadOptions", "Names", "Tensors"),
+    "backend": (
+        *("Array", "Backend", "CONTRACT_VERSION", "Descriptor"),
+        *("Executor", "LoadOptions", "Names", "NativeTensors", "Tensors"),
+    ),
     "dtypes": ("DType",),
     "hookspecs": ("hookimpl",),
     "limits": ("Limits",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from neuropod_core.testing._descriptor_tests import DescriptorTests
 from neuropod_core.testing._life_tests import LifeTests
+from neuropod_core.testing._native_tests import NativeTests
 from neuropod_core.testing._ownership_tests import OwnershipTests
 from neuropod_core.testing._refusal_tests import RefusalTests
 from neuropod_core.testing._value_tests import ValueTests
@@ -11,7 +12,7 @@ from neuropod_core.testing._value_tests import ValueTests
 __all__ = ["BackendTests"]
 
 
-class BackendTests(DescriptorTests, ValueTests, OwnershipTests, LifeTests, RefusalTests):
+class BackendTests(DescriptorTests, ValueTests, OwnershipTests, NativeTests, LifeTests, RefusalTests):
     """Checks that every backend passes: subclass it, name the `platform`, and give the fixture `write_model`.
 
     A framework that cannot express a `StandardModel` raises `NotExpressibleError` for it, and gives a fixture `sample`
