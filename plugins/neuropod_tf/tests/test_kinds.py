@@ -117,6 +117,37 @@ def test_a_graph_in_text_is_packaged(tmp_path: Path) -> None:
     assert (path / "0" / "data" / "model.pb").is_file()
 
 
+# -- what is computed
+
+
+@pytest.mark.parametrize("use_resource", [False, True], ids=["references", "resources"])
+def test_a_counter_counts_the_calls_that_ask_for_its_output(
+    tmp_path: Path, open_folder: Open, use_resource: bool
+) -> None:
+    graph = tf.Graph()
+    with graph.as_default():
+        x = v1.placeholder(tf.float32, [None], name="x")
+        runs = v1.get_variable("runs", initializer=0.0, use_resource=use_resource)
+        with tf.control_dependencies([v1.assign_add(runs, 1.0)]):
+            tf.identity(x * 2.0, name="counted")
+        tf.identity(x * 3.0, name="free")
+        tf.identity(runs, name="count")
+        v1.global_variables_initializer()
+    (tmp_path / "0" / "data").mkdir(parents=True)
+    (tmp_path / "0" / "data" / "model.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    names = {name: name for name in ("x", "counted", "free", "count")}
+    problem = Problem.of({"x": "float32[N]"}, {"counted": "float32[N]", "free": "float32[N]", "count": "float32[]"})
+    executor = open_folder(tmp_path / "0", problem, config={"node_name_mapping": names, "init_op_names": "init"})
+
+    for _ in range(5):
+        assert executor.infer({"x": X}, ["free"])["free"].tolist() == [3, 6, 9]
+    assert executor.infer({}, ["count"])["count"] == 0
+
+    for _ in range(3):
+        executor.infer({"x": X}, ["counted"])
+    assert executor.infer({}, ["count"])["count"] == 3
+
+
 # -- where it was trained
 
 

@@ -37,6 +37,7 @@ from neuropod_tf._devices import device_of, intra_op_threads, session_config
 from neuropod_tf._errors import inference_error, loading
 from neuropod_tf._native import arrays_of, tensors_of
 from neuropod_tf._plans import Plan, arrays_in_order
+from neuropod_tf._state import bring_to_life
 from neuropod_tf._tensors import as_array, as_strings, change_of, first_unencodable, is_text, plain
 
 __all__ = ["SessionExecutor", "StatefulSessionExecutor", "import_graph", "open_executor", "traits_of"]
@@ -63,7 +64,7 @@ def open_executor(variant: Variant, options: LoadOptions) -> SessionExecutor:
         bindings = bind(graph, artefact, signature, _mapping(variant), variant.problem)
         session = Session(graph=graph, config=session_config(options, device))
         undo.callback(session.close)
-        _bring_to_life(session, artefact, names_of_init_ops(variant.config.get("init_op_names")))
+        bring_to_life(session, artefact, names_of_init_ops(variant.config.get("init_op_names")))
         traits = traits_of(artefact, bindings)
         executor = (StatefulSessionExecutor if traits.keeps_state else SessionExecutor)(
             session,
@@ -188,23 +189,9 @@ class StatefulSessionExecutor(SessionExecutor):
     stateful = True
 
 
-def _bring_to_life(session: Any, artefact: Artefact, init_ops: tuple[str, ...]) -> None:
-    """Restore the variables, then run the operations that fill tables, then those that the package names."""
-    operation, checkpoint = artefact.restore
-    steps = [(operation, checkpoint)] if operation else []
-    steps += [(name, artefact.assets) for name in artefact.init_ops]
-    steps += [(name, {}) for name in init_ops]
-    for name, fed in steps:
-        session.run(session.graph.get_operation_by_name(_node(name)), fed)
-
-
 def _runs_inline(traits: Traits, options: LoadOptions) -> bool:
     threads = options.integer("inter_op_threads")
     return traits.is_chain if threads is None else threads == 1
-
-
-def _node(name: str) -> str:
-    return name.removeprefix("^").partition(":")[0]
 
 
 def _fetched(graph: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
