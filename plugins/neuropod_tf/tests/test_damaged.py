@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -90,3 +95,52 @@ def test_files_damaged_in_two_thousand_ways_end_in_our_errors(
     record_property("died", report.died)
     assert report.wrong == []
     assert report.ran == 400
+
+
+# -- graphs that are well-formed and wrong
+
+
+def _mutated(first: int, last: int, limit_s: float = 60.0) -> Counter[str]:
+    """Try mutated graphs in child processes; one that dies costs the case that killed it."""
+    ended: Counter[str] = Counter()
+    while first < last:
+        command = [sys.executable, str(Path(__file__).with_name("mutated_graphs.py")), str(first), str(last)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+            assert child.stdout is not None
+            said = _last_words(child.stdout.fileno(), limit_s)
+            hung = child.poll() is None and said.endswith(" ")
+            child.kill()
+        cases = [line.partition(" ") for line in said.splitlines()]
+        ended.update(outcome or ("hung" if hung else "died") for _, _, outcome in cases)
+        first += len(cases)
+        assert cases, "the child said nothing"
+    return ended
+
+
+def _last_words(reading: int, limit_s: float) -> str:
+    """Read until the end, or until nothing has come for a while."""
+    said = b""
+    while select.select([reading], [], [], limit_s)[0] and (piece := os.read(reading, 1 << 16)):
+        said += piece
+    return said.decode()
+
+
+def _foreign(ended: Counter[str]) -> list[str]:
+    return [outcome for outcome in ended if outcome.startswith("foreign") or outcome == "hung"]
+
+
+def test_mutated_graphs_end_in_our_errors() -> None:
+    ended = _mutated(0, 40)
+
+    assert (_foreign(ended), ended.total()) == ([], 40)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_graphs_mutated_in_two_thousand_ways_end_in_our_errors(
+    record_property: Callable[[str, object], None],
+) -> None:
+    ended = _mutated(1000, 3000)
+
+    record_property("ended", dict(ended))
+    assert (_foreign(ended), ended.total()) == ([], 2000)
