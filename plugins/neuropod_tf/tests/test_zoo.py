@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from neuropod_core import Problem, load_neuropod
-from neuropod_tf import create_keras_neuropod, create_tensorflow_neuropod
+from neuropod_core import Problem
+from neuropod_tf import create_tensorflow_neuropod
 
 v1 = tf.compat.v1
 Arrays = dict[str, Any]
+Form = Callable[[str], Callable[..., None]]
+Compare = Callable[..., float]
 RNG = np.random.default_rng(11)
 TOLERANCE = 2e-6
 
@@ -32,6 +34,10 @@ class Animal(tf.Module):
     problem: Problem
     calls: Sequence[Arrays]
     forms: tuple[str, ...] = ("SavedModel", "frozen graph", "TF1 SavedModel")
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        del folder
 
     def concrete(self) -> Any:
         """Give the function that is served."""
@@ -55,8 +61,8 @@ class OfKeras(Animal):
     forms: tuple[str, ...] = ("Keras", "SavedModel", "frozen graph", "TF1 SavedModel")
     model: Any
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.model = self.build()
 
     def serve(self, **inputs: Any) -> Any:
@@ -80,7 +86,7 @@ class BatchNorm(OfKeras):
         return keras.Model({"image": image}, {"scores": keras.layers.Dense(5, activation="softmax")(x)})
 
 
-class Recurrent(OfKeras):
+class AnyLength(OfKeras):
     shows = "a bidirectional LSTM, then a GRU, over sequences of any length"
     problem = Problem.of({"x": "float32[N, T, 4]"}, {"last": "float32[N, 3]", "all": "float32[N, T, 10]"})
     calls = ({"x": _normal(2, 5, 4)}, {"x": _normal(3, 9, 4)})
@@ -103,7 +109,7 @@ class Attention(OfKeras):
         return keras.Model({"tokens": tokens}, {"scores": keras.layers.Dense(4)(keras.layers.GlobalMaxPooling1D()(x))})
 
 
-class Pair(OfKeras):
+class ThreeInputs(OfKeras):
     shows = "three inputs of three types, two outputs, one layer used twice"
     problem = Problem.of(
         {"left": "float32[N, 4]", "right": "float32[N, 4]", "kind": "int32[N]"},
@@ -154,8 +160,9 @@ class Vocabulary(Animal):
     calls = ({"words": np.array(["two", "unheard of", "one", "käse"], object)},)
     forms = ("SavedModel",)
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        path = folder / "words.txt"
         path.write_text("one\ntwo\nkäse\n", "utf-8")
         whole, line = tf.lookup.TextFileIndex.WHOLE_LINE, tf.lookup.TextFileIndex.LINE_NUMBER
         forth = tf.lookup.TextFileInitializer(str(path), tf.string, whole, tf.int64, line)
@@ -194,8 +201,8 @@ class Half(Animal):
     problem = Problem.of({"h": "float16[N, 4]", "b": "bfloat16[N, 4]"}, {"h2": "float16[N, 4]", "b2": "bfloat16[N, 4]"})
     calls = ({"h": _normal(2, 4, dtype="float16"), "b": tf.cast(_normal(2, 4), tf.bfloat16).numpy()},)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.weight = tf.Variable(_normal(4, 4))
 
     def serve(self, h: Any, b: Any) -> Arrays:
@@ -207,8 +214,8 @@ class FakeQuantised(Animal):
     problem = Problem.of({"x": "float32[N, 8]"}, {"y": "float32[N, 4]"})
     calls = ({"x": _normal(5, 8)},)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.weight = tf.Variable(_normal(8, 4))
 
     def serve(self, x: Any) -> Arrays:
@@ -222,8 +229,8 @@ class Int8(Animal):
     problem = Problem.of({"x": "int8[N, 8]"}, {"y": "int32[N, 4]", "q": "uint8[N, 4]"})
     calls = ({"x": RNG.integers(-100, 100, (3, 8)).astype(np.int8)},)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.weight = tf.Variable(RNG.integers(-100, 100, (8, 4)).astype(np.int32))
 
     def serve(self, x: Any) -> Arrays:
@@ -290,8 +297,8 @@ class Counter(Animal):
     calls = tuple({"x": _normal(3)} for _ in range(4))
     forms = ("SavedModel",)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.seen, self.mean = tf.Variable(0, dtype=tf.int64), tf.Variable(0.0)
 
     def serve(self, x: Any) -> Arrays:
@@ -300,123 +307,29 @@ class Counter(Animal):
         return {"calls": seen, "mean": self.mean.read_value()}
 
 
-ANIMALS: dict[str, Callable[[Path], Animal]] = {
-    "batch_norm": lambda _: BatchNorm(),
-    "recurrent_any_length": lambda _: Recurrent(),
-    "attention": lambda _: Attention(),
-    "three_inputs": lambda _: Pair(),
-    "text_vectorization": lambda _: Words(),
-    "mixed_precision": lambda _: Mixed(),
-    "vocabulary_file": lambda folder: Vocabulary(folder / "words.txt"),
-    "while_loop": lambda _: Loop(),
-    "branches": lambda _: Branch(),
-    "half": lambda _: Half(),
-    "fake_quantised": lambda _: FakeQuantised(),
-    "int8": lambda _: Int8(),
-    "text": lambda _: Text(),
-    "all_types": lambda _: Types(),
-    "complex_inside": lambda _: Fft(),
-    "running_mean": lambda _: Counter(),
-}
-
-
-# -- forms
-
-
-def _frozen(animal: Animal) -> tuple[Any, dict[str, str]]:
-    """Freeze what is served; gives the graph and its names."""
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    concrete = animal.concrete()
-    names = sorted(spec.name for spec in animal.problem.outputs)  # TensorFlow's order of a dictionary.
-    frozen = convert_variables_to_constants_v2(concrete)
-    inputs = {tensor.op.name: tensor.name for tensor in frozen.inputs}
-    outputs = dict(zip(names, (tensor.name for tensor in frozen.outputs), strict=True))
-    return frozen.graph.as_graph_def(), {**inputs, **outputs}
-
-
-def _as_saved_model(animal: Animal, path: Path, folder: Path) -> None:
-    tf.saved_model.save(animal, str(folder), signatures=animal.concrete())
-    create_tensorflow_neuropod(neuropod_path=path, model_name="m", saved_model_dir=folder, problem=animal.problem)
-
-
-def _as_frozen_graph(animal: Animal, path: Path, folder: Path) -> None:
-    graph, names = _frozen(animal)
-    del folder
-    create_tensorflow_neuropod(
-        neuropod_path=path, model_name="m", graph_def=graph, node_name_mapping=names, problem=animal.problem
-    )
-
-
-def _as_tf1(animal: Animal, path: Path, folder: Path) -> None:
-    definition, names = _frozen(animal)
-    graph = tf.Graph()
-    with graph.as_default(), v1.Session(graph=graph) as session:
-        tf.graph_util.import_graph_def(definition, name="")
-        info = {name: v1.saved_model.build_tensor_info(graph.get_tensor_by_name(node)) for name, node in names.items()}
-        sides = [
-            {spec.name: info[spec.name] for spec in side} for side in (animal.problem.inputs, animal.problem.outputs)
-        ]
-        builder = v1.saved_model.Builder(str(folder))
-        signature = v1.saved_model.build_signature_def(*sides)
-        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
-        builder.save()
-    create_tensorflow_neuropod(neuropod_path=path, model_name="m", saved_model_dir=folder, problem=animal.problem)
-
-
-def _as_keras(animal: Animal, path: Path, folder: Path) -> None:
-    assert isinstance(animal, OfKeras)
-    del folder
-    create_keras_neuropod(neuropod_path=path, model_name="m", model=animal.model, problem=animal.problem)
-
-
-FORMS: Mapping[str, Callable[[Animal, Path, Path], None]] = {
-    "Keras": _as_keras,
-    "SavedModel": _as_saved_model,
-    "frozen graph": _as_frozen_graph,
-    "TF1 SavedModel": _as_tf1,
-}
-
-
-def _difference(got: Any, wanted: Any) -> float:
-    """Compare with what the framework gave; exactly, where it is no number of floating point."""
-    if wanted.dtype.kind in "OS":
-        assert (got.shape, [text.encode() for text in got.ravel()]) == (wanted.shape, wanted.ravel().tolist())
-        return 0.0
-    assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape)
-    return float(np.max(np.abs(got.astype("float64") - wanted.astype("float64")), initial=0))
-
-
-def _largest_difference(path: Path, calls: Sequence[Arrays], expected: Sequence[Arrays], folder: Path) -> float:
-    found = 0.0
-    with load_neuropod(path, cache_dir=folder / "cache") as model:
-        for inputs, wanted in zip(calls, expected, strict=True):
-            results = model.infer(inputs)
-            assert set(results) == set(wanted)
-            found = max(found, *(_difference(results[name], wanted[name]) for name in wanted))
-    return found
-
-
-def _remove(folder: Path) -> None:
-    for file in folder.glob("*.txt"):
-        file.unlink()
+_OF_KERAS = (BatchNorm, AnyLength, Attention, ThreeInputs, Words, Mixed)
+_OF_TENSORFLOW = (Vocabulary, Loop, Branch, Half, FakeQuantised, Int8, Text, Types, Fft, Counter)
+ANIMALS: dict[str, type[Animal]] = {kind.__name__.lower(): kind for kind in (*_OF_KERAS, *_OF_TENSORFLOW)}
 
 
 @pytest.mark.parametrize("name", ANIMALS)
-def test_a_model_agrees_with_tensorflow_in_every_form(name: str, tmp_path: Path, zoo_row: Callable[..., None]) -> None:
+def test_a_model_agrees_with_tensorflow_in_every_form(
+    name: str, tmp_path: Path, zoo_form: Form, largest_difference: Compare, zoo_row: Callable[..., None]
+) -> None:
     animal = ANIMALS[name](tmp_path)
     for form in animal.forms:
-        FORMS[form](animal, tmp_path / f"{form}.neuropod", tmp_path / f"{form} source")
+        zoo_form(form)(animal, tmp_path / f"{form}.neuropod", tmp_path / f"{form} source")
     expected = [
         {key: np.asarray(value.numpy()) for key, value in animal.by_hand(inputs).items()} for inputs in animal.calls
     ]
-    _remove(tmp_path)
+    for file in tmp_path.glob("*.txt"):
+        file.unlink()
 
     found = [
-        _largest_difference(tmp_path / f"{form}.neuropod", animal.calls, expected, tmp_path) for form in animal.forms
+        largest_difference(tmp_path / f"{form}.neuropod", animal.calls, expected, tmp_path) for form in animal.forms
     ]
 
-    assert max(found) <= TOLERANCE * (1000 if name in {"half", "mixed_precision"} else 1)
+    assert max(found) <= TOLERANCE * (1000 if name in {"half", "mixed"} else 1)
     shows = f"{animal.shows} ({', '.join(animal.forms)})"
     zoo_row(framework=animal.framework, model=name, shows=shows, platform="tensorflow", difference=max(found))
 
@@ -428,6 +341,7 @@ def test_a_model_agrees_with_tensorflow_in_every_form(name: str, tmp_path: Path,
 def test_a_trained_graph_of_tf1_agrees_with_its_session(
     use_resource: bool,
     tmp_path: Path,
+    largest_difference: Compare,
     zoo_row: Callable[..., None],
 ) -> None:
     problem = Problem.of({"x": "float32[N, 4]"}, {"y": "float32[N, 2]"})
@@ -450,20 +364,17 @@ def test_a_trained_graph_of_tf1_agrees_with_its_session(
     mapping = {"x": "in/x:0", "y": "out/y"}
     create_tensorflow_neuropod(neuropod_path=tmp_path / "b", graph_def=frozen, node_name_mapping=mapping, **common)
 
-    found = max(_largest_difference(tmp_path / path, [{"x": x}], expected, tmp_path) for path in "ab")
+    found = max(largest_difference(tmp_path / path, [{"x": x}], expected, tmp_path) for path in "ab")
 
     assert found <= TOLERANCE
     kind = "resource" if use_resource else "reference"
-    zoo_row(
-        framework="TensorFlow",
-        model=f"tf1_{kind}_variables",
-        shows=f"a graph of TF1, trained in a session, with {kind} variables (TF1 SavedModel, frozen graph)",
-        platform="tensorflow",
-        difference=found,
-    )
+    shows = f"a graph of TF1, trained in a session, with {kind} variables (TF1 SavedModel, frozen graph)"
+    zoo_row(framework="TensorFlow", model=f"tf1_{kind}", shows=shows, platform="tensorflow", difference=found)
 
 
-def test_a_graph_of_tf1_that_remembers_agrees_with_its_session(tmp_path: Path, zoo_row: Callable[..., None]) -> None:
+def test_a_graph_of_tf1_that_remembers_agrees_with_its_session(
+    tmp_path: Path, largest_difference: Compare, zoo_row: Callable[..., None]
+) -> None:
     problem = Problem.of({"x": "float32[]"}, {"total": "float32[]"})
     graph, calls = tf.Graph(), [{"x": np.array(n, np.float32)} for n in range(4)]
     with graph.as_default(), v1.Session(graph=graph) as session:
@@ -481,13 +392,8 @@ def test_a_graph_of_tf1_that_remembers_agrees_with_its_session(tmp_path: Path, z
         problem=problem,
     )
 
-    found = _largest_difference(tmp_path / "m", calls, expected, tmp_path)
+    found = largest_difference(tmp_path / "m", calls, expected, tmp_path)
 
     assert found == 0
-    zoo_row(
-        framework="TensorFlow",
-        model="tf1_running_total",
-        shows="a graph of TF1 that adds up, its variable set by an init op (frozen graph)",
-        platform="tensorflow",
-        difference=found,
-    )
+    shows = "a graph of TF1 that adds up, its variable set by an init op (frozen graph)"
+    zoo_row(framework="TensorFlow", model="tf1_total", shows=shows, platform="tensorflow", difference=found)
