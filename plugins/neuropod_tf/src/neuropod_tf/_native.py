@@ -30,7 +30,7 @@ def arrays_of(inputs: NativeTensors) -> Tensors:
 
 def tensors_of(results: Mapping[str, Array]) -> NativeTensors:
     """Give fresh arrays as TensorFlow's tensors, with the same memory where its kernels can read it; text stays."""
-    return {name: value if value.dtype == object else _tensor_of(value) for name, value in results.items()}
+    return {name: value if value.dtype.hasobject else _tensor_of(value) for name, value in results.items()}
 
 
 def _array_of(name: str, value: Any) -> Array:
