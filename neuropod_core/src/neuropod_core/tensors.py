@@ -107,11 +107,23 @@ def _from_dlpack(value: SupportsDLPack) -> Array | None:
 
 
 def _plain(value: object) -> Array | None:
+    array: Array | None
     try:
         array = np.asarray(value)
     except Exception:  # noqa: BLE001 - `__array__` is foreign code: whatever it raises means that there is no array.
+        array = _of_scalar(value)
+    if array is None:
         return None
     return array if array.dtype.kind != "V" or array.dtype.type.__module__ == _BFLOAT16_MODULE else None
+
+
+def _of_scalar(value: Any) -> Array | None:
+    """View what ``__array__`` of TensorFlow gives for a tensor without dimensions: a scalar, which NumPy refuses."""
+    try:
+        scalar = value.__array__()
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    return np.asarray(scalar) if isinstance(scalar, np.generic) else None
 
 
 def _decoded(array: Array) -> Array | None:
