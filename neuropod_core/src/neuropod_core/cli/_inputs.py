@@ -42,6 +42,7 @@ _ZIP = b"PK"
 
 _Specs = Mapping[str, TensorSpec]
 
+
 class _Constant(str):
     """A bare ``NaN`` or ``Infinity``: no JSON, but many programs write it."""
 
