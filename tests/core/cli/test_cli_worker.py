@@ -14,6 +14,9 @@ from neuropod_core.testing import fake_package
 
 PLUGIN = '''
 import os
+
+import numpy as np
+
 from neuropod_core import Backend, Descriptor, Executor, Trust, hookimpl
 
 neuropod_contract = (1, 1)
