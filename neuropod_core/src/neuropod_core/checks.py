@@ -116,7 +116,7 @@ def native_output_check(problem: Problem, names: Iterable[str] | None = None) ->
 
 
 def checked_call(
-    problem: Problem, execute: Callable[[Tensors], Any], cast: Cast = "no", *, takes_native: bool = False
+    problem: Problem, execute: Callable[[Tensors], Any], cast: Casts = "no", *, takes_native: bool = False
 ) -> Callable[[Mapping[str, object]], Tensors]:
     """Compile `input_check`, a call of `execute` and `output_check` of all outputs into one function.
 
