@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from neuropod_core.backend import LoadOptions
-from neuropod_core.errors import ModelLoadError, OptionError, shown
+from neuropod_core.custom_ops import registering
+from neuropod_core.errors import OptionError, shown
 from neuropod_onnx._errors import load_failed, reason
 from neuropod_onnx._providers import (
     CPU,
@@ -145,11 +146,11 @@ def _add_entry(made: Any, key: str, value: str) -> None:
 
 
 def _register(made: Any, library: Path) -> None:
-    try:
+    """Add the operators of a library to one session: others do not see them, so any number may bring the same."""
+    import onnxruntime
+
+    with registering(f"onnxruntime {onnxruntime.__version__}", library):
         made.register_custom_ops_library(str(library))
-    except Exception as error:
-        what = f"the library of custom operators cannot be loaded: {reason(error)}"
-        raise ModelLoadError(what, at=f"ops/{library.name}") from error
 
 
 def _severity(options: LoadOptions) -> int:
