@@ -48,7 +48,9 @@ class Statistics(torch.nn.Module):
             "mean": x.mean(1),
             "largest": x.amax(1),
             "where": x.argmax(1),
-            "is_rising": (x[:, 1:] >= x[:, :-1]).all(1),
+            "is_rising": (x >= torch.cummax(x, 1)[0]).all(
+                1
+            ),  # A slice by one could not take two columns when exported.
         }
 
 
