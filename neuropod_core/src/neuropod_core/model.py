@@ -13,7 +13,7 @@ from neuropod_core import plugins
 from neuropod_core._comparison import compare
 from neuropod_core.backend import Array, Executor, Names, NativeTensors, Tensors
 from neuropod_core.checks import (
-    Cast,
+    Casts,
     InputCheck,
     OutputCheck,
     Sizes,
@@ -65,7 +65,7 @@ class Neuropod:
         *,
         framework_version: str = "",
         checks: bool = True,
-        cast: Cast = "no",
+        cast: Casts = "no",
     ) -> None:
         self.name, self.platform = package.config.name, package.config.platform
         self.problem: Problem = package.config.problem
