@@ -125,7 +125,7 @@ def checked_call(
     Raises
     ------
     OptionError
-        If `cast` is none of the three. The call itself raises `TensorMismatchError`, and whatever `execute` raises.
+        If `cast` has no such rule or name. The call itself raises `TensorMismatchError`, and whatever `execute` raises.
     """
     symbols, specs = _symbols(problem), _results(problem, None)
     before = _InputTwin(problem, symbols, cast, _array_or_device if takes_native else _converted)
