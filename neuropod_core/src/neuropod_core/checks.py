@@ -116,7 +116,7 @@ def native_output_check(problem: Problem, names: Iterable[str] | None = None) ->
 
 
 def checked_call(
-    problem: Problem, execute: Callable[[Tensors], Any], cast: Cast = "no", *, takes_native: bool = False
+    problem: Problem, execute: Callable[[Tensors], Any], cast: Casts = "no", *, takes_native: bool = False
 ) -> Callable[[Mapping[str, object]], Tensors]:
     """Compile `input_check`, a call of `execute` and `output_check` of all outputs into one function.
 
@@ -125,7 +125,7 @@ def checked_call(
     Raises
     ------
     OptionError
-        If `cast` is none of the three. The call itself raises `TensorMismatchError`, and whatever `execute` raises.
+        If `cast` has no such rule or name. The call itself raises `TensorMismatchError`, and whatever `execute` raises.
     """
     symbols, specs = _symbols(problem), _results(problem, None)
     before = _InputTwin(problem, symbols, cast, _array_or_device if takes_native else _converted)

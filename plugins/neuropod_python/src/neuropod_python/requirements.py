@@ -41,7 +41,8 @@ def check_installed(folder: Path) -> None:
     differences = tuple(line for line in (_python(lock), *map(_difference, lock.pins.values())) if line)
     if differences:
         remedy = "install the locked versions, or pass ignore_requirements=True if you know that these will do"
-        raise RequirementsError(differences, at=str(folder), remedy=remedy)
+        file = folder / (LOCK if (folder / LOCK).is_file() else PYLOCK)
+        raise RequirementsError(differences, at=str(file), remedy=remedy)
 
 
 def locked(folder: Path) -> Lock | None:
