@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,3 +31,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture
+def zoo_row() -> Callable[..., None]:
+    """Give the function that records one cell of the model zoo: one model on one platform.
+
+    It takes `framework`, `model`, `shows` and `platform`, then the largest `difference` to the framework run by hand,
+    or the `reason` why the platform cannot express the model. It writes where ``NEUROPOD_ZOO_REPORT`` names a folder,
+    and nothing elsewhere; ``nox -s zoo`` makes docs/zoo.md of what it wrote.
+    """
+
+    def record(*, difference: float | None = None, reason: str = "", **cell: str) -> None:
+        assert sorted(cell) == ["framework", "model", "platform", "shows"]
+        assert (difference is None) == bool(reason), "a cell agrees or has a reason"
+        row: dict[str, Any] = {**cell, "verdict": "cannot" if reason else "agrees", "reason": reason}
+        row["difference"] = None if difference is None else float(difference)
+        if folder := os.environ.get("NEUROPOD_ZOO_REPORT"):
+            name = "-".join((cell["framework"].lower(), cell["model"], cell["platform"]))
+            Path(folder, f"{name}.json").write_text(json.dumps(row, indent=4, sort_keys=True) + "\n", "utf-8")
+
+    return record

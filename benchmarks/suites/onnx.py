@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from neuropod_core import Array, Problem, Tensors, TensorSpec
+from neuropod_core import Array, Problem, Tensors, TensorSpec, load_neuropod
 from neuropod_core.packagers import create_onnx_neuropod
-from report import Row
+from report import NEUROPOD, Row
 from suites._framework import Ways, compared, measured, way
-from timing import Effort
+from timing import Effort, interleaved
 from workloads import WORKLOADS, Workload, weights
 
 __all__ = ["measure"]
@@ -41,10 +44,39 @@ _NODES: dict[str, list[tuple[str, list[str], str, dict[str, Any]]]] = {
 
 def measure(effort: Effort) -> list[Row]:
     """Compare on every workload."""
-    return [
+    rows = [
         compared("onnx", work.title, measured(work, partial(_package, work), partial(_ways, work), effort))
         for work in WORKLOADS
     ]
+    return [*rows, *(_native_row(work, effort) for work in WORKLOADS)]
+
+
+def _native_row(work: Workload, effort: Effort) -> Row:
+    """Compare calls whose results stay in ONNX Runtime's memory."""
+    with tempfile.TemporaryDirectory(prefix="neuropod-bench-") as folder:
+        path = Path(folder) / "model.neuropod"
+        _package(work, path)
+        with load_neuropod(path, cache_dir=Path(folder) / "cache") as model:
+            call = partial(model.infer, result="native")
+            ways = {"session._sess.run_with_ort_values": way(work, _by_values(path / "0" / "data" / "model.onnx"))}
+            for name, contender in ways.items():
+                given = contender.inputs[0]
+                theirs, ours = np.from_dlpack(contender.call(given)), np.from_dlpack(call(given)["y"])
+                np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-6, err_msg=name)
+            figures = interleaved({**ways, NEUROPOD: way(work, call)}, effort)
+    return compared("onnx", f"{work.title}, native results", figures)
+
+
+def _by_values(path: Path) -> Callable[[Tensors], Any]:
+    inner = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])._sess  # noqa: SLF001
+    cpu = onnxruntime.OrtDevice.make("cpu", 0)._get_c_device()  # noqa: SLF001 - the public methods cost 20 us a call
+    made = onnxruntime.capi.onnxruntime_pybind11_state.OrtValue.ortvalue_from_numpy
+
+    def run(inputs: Tensors) -> Any:
+        values = {name: made(array, cpu) for name, array in inputs.items()}
+        return inner.run_with_ort_values(values, ["y"], None)[0]
+
+    return run
 
 
 def _package(work: Workload, path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from neuropod_core import (
     LoadOptions,
     ModelLoadError,
     Names,
+    NativeTensors,
     Problem,
     Tensors,
     Trust,
@@ -63,6 +66,37 @@ FUNCTIONS: dict[str, Callable[[Tensors], Tensors]] = {
 }
 
 
+class Lent:
+    """A tensor that is no array: it lends the memory of one by DLPack, and names its element type as torch does."""
+
+    def __init__(self, array: np.ndarray, device: tuple[int, int] = (1, 0)) -> None:
+        self._array, self._device = array, device
+        self.shape, self.dtype, self.device = array.shape, Named(f"lent.{array.dtype.name}"), f"chip:{device[1]}"
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device
+
+    def __dlpack__(self, **arguments: Any) -> object:
+        if self._device[0] != 1:
+            raise BufferError("lies on a device")
+        return self._array.__dlpack__(**arguments)
+
+    def __array__(self, *arguments: Any, **named: Any) -> np.ndarray:
+        if self._device[0] != 1:
+            raise TypeError("lies on a device, use .host()")
+        return np.array(self._array, *arguments, **named)
+
+
+@dataclass(frozen=True)
+class Named:
+    """An element type that is nothing but its name."""
+
+    title: str
+
+    def __str__(self) -> str:
+        return self.title
+
+
 class Calculation(Executor):
     """Runs one of `FUNCTIONS`."""
 
@@ -79,6 +113,11 @@ class Calculation(Executor):
         except (ValueError, RuntimeError) as error:
             raise InferenceError(f"the calculation failed: {error}") from error
 
+    def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
+        arrays = {name: np.asarray(value) for name, value in inputs.items()}
+        results = self.infer(arrays, outputs)
+        return {name: array if array.dtype.hasobject else Lent(array) for name, array in results.items()}
+
     def close(self) -> None:
         self.closed += 1
 
@@ -90,6 +129,7 @@ class CalcBackend(Backend):
 
     def __init__(self) -> None:
         self.executors: list[Calculation] = []
+        self.takes_native = False
 
     def load(self, variant: Variant, options: LoadOptions) -> Executor:
         del options
@@ -98,6 +138,7 @@ class CalcBackend(Backend):
         except (ValueError, KeyError, TypeError) as error:
             raise ModelLoadError("is no calculation", at=str(variant.folder)) from error
         self.executors.append(Calculation(function))
+        self.executors[-1].takes_native = self.takes_native
         return self.executors[-1]
 
 
@@ -134,6 +175,12 @@ def calc() -> Iterator[CalcBackend]:
     plugins.register(plugin_of(backend), "calc", "neuropod-calc")
     yield backend
     plugins.unregister("calc")
+
+
+@pytest.fixture
+def lent() -> type[Lent]:
+    """Give the class of tensors that are no arrays."""
+    return Lent
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuropod_core import OptionError, Problem, TensorMismatchError, TensorSpec
-from neuropod_core.checks import _InputTwin, _OutputTwin, _symbols, input_check, output_check
+from neuropod_core.checks import _converted, _InputTwin, _OutputTwin, _symbols, _taken, input_check, output_check
 from neuropod_core.testing import problems, tensors_for
 
 PAIR = Problem.of({"x": "float32[N, 3]", "y": "float32[N, M]"}, {"z": "float32[N, M]", "w": "int64[?]"})
@@ -256,7 +256,7 @@ def test_names_of_a_package_do_not_reach_the_generated_code() -> None:
 def test_fitting_tensors_pass_both_halves(data: st.DataObject) -> None:
     problem = data.draw(problems())
     inputs = data.draw(tensors_for(problem.inputs))
-    twin = _InputTwin(problem, _symbols(problem), "no")
+    twin = _InputTwin(problem, _symbols(problem), "no", _converted)
 
     arrays, sizes = input_check(problem)(inputs)
     twins, twin_sizes = twin(inputs)
@@ -287,10 +287,12 @@ def test_tensors_of_another_problem_are_judged_alike(data: st.DataObject) -> Non
             for s in problem.outputs
         )
     )
-    twin = _OutputTwin(specs, _symbols(problem), some=False)
+    twin = _OutputTwin(specs, _symbols(problem), _taken, some=False)
     assert outcome(output_check(problem), inputs, sizes) == outcome(twin, inputs, sizes)
     first = outcome(lambda tensors: input_check(problem)(tensors)[0], inputs)
-    assert first == outcome(lambda tensors: _InputTwin(problem, _symbols(problem), "no")(tensors)[0], inputs)
+    assert first == outcome(
+        lambda tensors: _InputTwin(problem, _symbols(problem), "no", _converted)(tensors)[0], inputs
+    )
 
 
 def test_the_twin_is_not_asked_when_all_fits() -> None:

@@ -39,7 +39,7 @@ def test_the_executor_is_told_what_is_asked_for(path: Path, calc: Any, x: np.nda
         assert set(model.infer({"x": x, "y": x})) == {"sum", "difference"}
         assert model.infer({"x": x, "y": x}, []) == {}
         for names in (iter(["sum"]), {"sum"}, {"sum": 1}.keys(), np.array(["sum"])):
-            assert set(model.infer({"x": x, "y": x}, names)) == {"sum"}  # type: ignore[arg-type]  # kindly taken
+            assert set(model.infer({"x": x, "y": x}, names)) == {"sum"}  # type: ignore[call-overload]  # kindly taken
     assert calc.executors[-1].asked == [("sum",), None, (), *[("sum",)] * 4]
 
 

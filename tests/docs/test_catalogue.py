@@ -52,6 +52,11 @@ EXAMPLES = [
     ),
     errors.ResultMismatchError("outputs.scores", "close to float32[1]", "float32[1]", 1.0),
     errors.PackageNotFoundError("there is no package", PATH, "check the path"),
+    errors.CustomOpError(
+        "it registers neuropod_test::scaled_add, which another library has registered in this process",
+        "ops/libscaled_add.so",
+        "run the model in a process of its own: load_neuropod(..., placement='worker')",
+    ),
     errors.ModelClosedError("the model is closed", remedy="load it again"),
 ]
 

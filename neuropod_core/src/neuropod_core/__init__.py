@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Executor,
         LoadOptions,
         Names,
+        NativeTensors,
         Tensors,
     )
     from neuropod_core.dtypes import DType
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         BackendConflictError,
         BackendError,
         BackendNotFoundError,
+        CustomOpError,
         DeviceError,
         EnvironmentBuildError,
         FrameworkNotFoundError,
@@ -69,6 +71,7 @@ __all__ = [
     "BackendConflictError",
     "BackendError",
     "BackendNotFoundError",
+    "CustomOpError",
     "DType",
     "Descriptor",
     "DeviceError",
@@ -84,6 +87,7 @@ __all__ = [
     "ModelClosedError",
     "ModelLoadError",
     "Names",
+    "NativeTensors",
     "Neuropod",
     "NeuropodError",
     "OptionError",
@@ -115,7 +119,10 @@ __all__ = [
 ]
 
 _CONTENTS = {
-    "backend": ("Array", "Backend", "CONTRACT_VERSION", "Descriptor", "Executor", "LoadOptions", "Names", "Tensors"),
+    "backend": (
+        *("Array", "Backend", "CONTRACT_VERSION", "Descriptor"),
+        *("Executor", "LoadOptions", "Names", "NativeTensors", "Tensors"),
+    ),
     "dtypes": ("DType",),
     "hookspecs": ("hookimpl",),
     "limits": ("Limits",),

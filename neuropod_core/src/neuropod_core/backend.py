@@ -5,7 +5,7 @@ each platform. It states the contract that it was written for and answers one ho
 
     from neuropod_core import Backend, Descriptor, Executor, Trust, hookimpl
 
-    neuropod_contract = (1, 0)
+    neuropod_contract = (1, 1)
 
     class Echo(Backend):
         descriptor = Descriptor(platform="echo", trust=Trust.DATA)
@@ -36,9 +36,19 @@ from neuropod_core.errors import OptionError, SpecError, shown
 from neuropod_core.trust import Trust
 from neuropod_core.variants import Variant
 
-__all__ = ["CONTRACT_VERSION", "Array", "Backend", "Descriptor", "Executor", "LoadOptions", "Names", "Tensors"]
+__all__ = [
+    "CONTRACT_VERSION",
+    "Array",
+    "Backend",
+    "Descriptor",
+    "Executor",
+    "LoadOptions",
+    "Names",
+    "NativeTensors",
+    "Tensors",
+]
 
-CONTRACT_VERSION = (1, 0)
+CONTRACT_VERSION = (1, 1)
 """Version (major, minor) of what this module, the hooks and `Variant` promise to plugins."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -46,6 +56,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 Tensors = dict[str, Array]
 """Tensors by name."""
+
+NativeTensors = dict[str, Any]
+"""Tensors by name, each NumPy's or a framework's own: with ``shape``, ``dtype`` and ``__dlpack__``, on any device."""
 
 Names = Sequence[str] | None
 """Names of outputs to compute; None for all of them."""
@@ -163,11 +176,13 @@ class Executor(ABC):
     """A loaded thing that runs: one model, in this process or wherever its placement put it.
 
     `thread_safe` says whether `infer` may run in several threads at once; where it is False, calls are queued for it.
-    `stateful` says whether a call changes what later calls give.
+    `stateful` says whether a call changes what later calls give. `takes_native` says whether `infer` takes tensors of
+    frameworks that NumPy cannot view, such as those on a device, beside arrays: objects with ``__dlpack__``.
     """
 
     thread_safe: bool = True
     stateful: bool = False
+    takes_native: bool = False
 
     @abstractmethod
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
@@ -190,6 +205,32 @@ class Executor(ABC):
         InferenceError
             If the framework fails; its own error is the ``__cause__``.
         """
+
+    def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
+        """Run the model once, and leave the results as the framework's own tensors, on their device.
+
+        Parameters
+        ----------
+        inputs
+            As in `infer`, with tensors of any framework among them: objects with ``shape``, ``dtype`` and
+            ``__dlpack__``, checked by their attributes, on any device. Text is an array of `str` objects.
+        outputs
+            Names to compute; None for all. Only those are returned.
+
+        Returns
+        -------
+        Tensors by name with ``shape``, ``dtype`` and ``__dlpack__``, which belong to the caller: they share no memory
+        with inputs, model state or earlier results. Text is an array of `str` objects.
+
+        Raises
+        ------
+        OptionError
+            If the backend gives no native tensors, as is the default.
+        InferenceError
+            If the framework fails; its own error is the ``__cause__``.
+        """
+        del inputs, outputs
+        raise OptionError("this backend gives no native tensors", "result='native'", "leave result out: arrays come")
 
     @abstractmethod
     def close(self) -> None:

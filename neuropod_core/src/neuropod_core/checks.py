@@ -1,28 +1,38 @@
 """A problem compiled to checks: straight-line code that says yes, and a slower twin that says why not.
 
-The straight-line half is generated when a model is loaded and holds no text of the package: names and types are bound
-to constants. It takes plain dictionaries of arrays that fit exactly. Everything else goes to the twin, which reads the
-specs: it converts what may be converted and raises `TensorMismatchError` for the rest. Where both take a call they
-agree; the tests prove it.
+The straight-line half is generated when a model is loaded. It takes plain dictionaries of tensors that fit exactly.
+Everything else goes to the twin, which reads the specs: it converts what may be converted and raises
+`TensorMismatchError` for the rest. Where both take a call they agree; the tests prove it.
+
+Tensors of frameworks are held to the same by what their attributes say, wherever they lie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
-from types import CodeType
 from typing import Any, Literal
 
 import numpy as np
 
+from neuropod_core._native import describe_native, is_native, is_on_device, native_dtype, native_shape
+from neuropod_core._straight_line import compiled
 from neuropod_core.backend import Array, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import OptionError, TensorMismatchError, shown
 from neuropod_core.problem import Dim, Problem, TensorSpec
-from neuropod_core.tensors import all_text, as_array, as_text, describe, why_no_array
+from neuropod_core.tensors import as_array, as_text, describe, why_no_array
 
-__all__ = ["Cast", "InputCheck", "OutputCheck", "Sizes", "input_check", "output_check"]
+__all__ = [
+    "Cast",
+    "InputCheck",
+    "OutputCheck",
+    "Sizes",
+    "input_check",
+    "native_input_check",
+    "native_output_check",
+    "output_check",
+]
 
 Cast = Literal["no", "safe", "same_kind"]
 """Whether a wrong element type is converted: never, where `numpy.can_cast` calls it safe, or within a kind."""
@@ -36,10 +46,12 @@ InputCheck = Callable[[Mapping[str, object]], tuple[Tensors, Sizes]]
 OutputCheck = Callable[[Mapping[str, object], Sizes], Tensors]
 """Gives the results of a call that were asked for, or raises."""
 
+_TakeInput = Callable[[object, TensorSpec, Cast], Any]
+_TakeOutput = Callable[[str, object, TensorSpec], Any]
 _CASTS = ("no", "safe", "same_kind")
 
 
-def input_check(problem: Problem, cast: Cast = "no") -> InputCheck:
+def input_check(problem: Problem, cast: Cast = "no", *, takes_native: bool = False) -> InputCheck:
     """Compile the check of a call's inputs: it gives them as arrays, with the sizes that they bind.
 
     Parameters
@@ -48,16 +60,33 @@ def input_check(problem: Problem, cast: Cast = "no") -> InputCheck:
         The problem to enforce.
     cast
         Which wrong element types are converted instead of refused.
+    takes_native
+        Whether tensors of frameworks that NumPy cannot view are handed on as they are.
 
     Raises
     ------
     OptionError
         If `cast` is none of the three. The check itself raises `TensorMismatchError`.
     """
-    if cast not in _CASTS:
-        raise OptionError(f"cast is one of {', '.join(map(repr, _CASTS))}, not {shown(cast)}")
     symbols = _symbols(problem)
-    return _compiled(problem.inputs, symbols, _InputTwin(problem, symbols, cast), after=False, some=False)
+    taken = _array_or_device if takes_native else _converted
+    return compiled(problem.inputs, symbols, _InputTwin(problem, symbols, cast, taken), after=False)
+
+
+def native_input_check(problem: Problem, cast: Cast = "no") -> InputCheck:
+    """Compile the check of the inputs of a call for native results: tensors of frameworks are handed on as they are.
+
+    They are checked by their attributes, wherever they lie. Whatever else `input_check` takes becomes an array; text is
+    an array in any case.
+
+    Raises
+    ------
+    OptionError
+        If `cast` is none of the three. The check itself raises `TensorMismatchError`.
+    """
+    symbols = _symbols(problem)
+    twin = _InputTwin(problem, symbols, cast, _native_or_array)
+    return compiled(problem.inputs, symbols, twin, after=False, native=True)
 
 
 def output_check(problem: Problem, names: Iterable[str] | None = None) -> OutputCheck:
@@ -75,11 +104,20 @@ def output_check(problem: Problem, names: Iterable[str] | None = None) -> Output
     TensorMismatchError
         If the problem has no output of such a name. The check itself raises it if the model broke its promise.
     """
-    symbols = _symbols(problem)
+    specs, symbols, some = _results(problem, names), _symbols(problem), names is not None
+    return compiled(specs, symbols, _OutputTwin(specs, symbols, _taken, some=some), after=True, some=some)
+
+
+def native_output_check(problem: Problem, names: Iterable[str] | None = None) -> OutputCheck:
+    """Compile the check of native results: `output_check` for tensors of frameworks, by their attributes."""
+    specs, symbols, some = _results(problem, names), _symbols(problem), names is not None
+    twin = _OutputTwin(specs, symbols, _native_taken, some=some)
+    return compiled(specs, symbols, twin, after=True, some=some, native=True)
+
+
+def _results(problem: Problem, names: Iterable[str] | None) -> tuple[TensorSpec, ...]:
     kept = problem.outputs if names is None else _asked_for(problem, names)
-    specs = tuple(spec if problem.ties_outputs else _untied(spec) for spec in kept)
-    some = names is not None
-    return _compiled(specs, symbols, _OutputTwin(specs, symbols, some=some), after=True, some=some)
+    return tuple(spec if problem.ties_outputs else _untied(spec) for spec in kept)
 
 
 def _asked_for(problem: Problem, names: Iterable[str]) -> tuple[TensorSpec, ...]:
@@ -105,9 +143,13 @@ def _untied(spec: TensorSpec) -> TensorSpec:
 
 
 class _InputTwin:
-    def __init__(self, problem: Problem, symbols: tuple[str, ...], cast: Cast) -> None:
+    """Reads the specs of inputs; `taken` gives what an executor gets for a value, or raises."""
+
+    def __init__(self, problem: Problem, symbols: tuple[str, ...], cast: Cast, taken: _TakeInput) -> None:
+        if cast not in _CASTS:
+            raise OptionError(f"cast is one of {', '.join(map(repr, _CASTS))}, not {shown(cast)}")
         self._specs = {spec.name: spec for spec in problem.inputs}
-        self._symbols, self._cast = symbols, cast
+        self._symbols, self._cast, self._taken = symbols, cast, taken
 
     def __call__(self, inputs: object) -> tuple[Tensors, Sizes]:
         if not isinstance(inputs, Mapping):
@@ -117,7 +159,7 @@ class _InputTwin:
         arrays = {}
         for name, spec in self._specs.items():
             if name in inputs:
-                arrays[name] = _converted(inputs[name], spec, self._cast)
+                arrays[name] = self._taken(inputs[name], spec, self._cast)
                 _bind(f"inputs.{name}", spec, arrays[name], sizes)
             elif not spec.optional:
                 raise TensorMismatchError(f"inputs.{name}", spec.notation, "nothing", "pass it, it is required")
@@ -125,9 +167,13 @@ class _InputTwin:
 
 
 class _OutputTwin:
-    def __init__(self, specs: Iterable[TensorSpec], symbols: tuple[str, ...], *, some: bool) -> None:
+    """Reads the specs of outputs; `taken` gives what the caller gets for a value, or raises."""
+
+    def __init__(
+        self, specs: Iterable[TensorSpec], symbols: tuple[str, ...], taken: _TakeOutput, *, some: bool
+    ) -> None:
         self._specs = {spec.name: spec for spec in specs}
-        self._symbols, self._some = symbols, some
+        self._symbols, self._taken, self._some = symbols, taken, some
 
     def __call__(self, results: object, sizes: Sizes) -> Tensors:
         if not isinstance(results, Mapping):
@@ -138,7 +184,7 @@ class _OutputTwin:
         arrays = {}
         for name, spec in self._specs.items():
             if name in results:
-                arrays[name] = _taken(f"outputs.{name}", results[name], spec)
+                arrays[name] = self._taken(f"outputs.{name}", results[name], spec)
                 _bind(f"outputs.{name}", spec, arrays[name], bound)
             elif not spec.optional:
                 raise TensorMismatchError(f"outputs.{name}", spec.notation, "nothing", "the model did not return it")
@@ -182,6 +228,35 @@ def _taken(path: str, value: object, spec: TensorSpec) -> Array:
     return _named(array, spec.dtype.numpy)
 
 
+def _array_or_device(value: object, spec: TensorSpec, cast: Cast) -> Any:
+    if spec.dtype is DType.STRING or not is_native(value):
+        return _converted(value, spec, cast)
+    if (
+        is_on_device(value) or as_array(value) is None
+    ):  # The second for bfloat16, of which NumPy's DLPack knows nothing.
+        return _as_it_is(f"inputs.{spec.name}", value, spec)
+    return _converted(value, spec, cast)
+
+
+def _native_or_array(value: object, spec: TensorSpec, cast: Cast) -> Any:
+    if is_native(value) and spec.dtype is not DType.STRING and native_dtype(value) is spec.dtype:
+        return value
+    return _array_or_device(value, spec, cast)
+
+
+def _native_taken(path: str, value: object, spec: TensorSpec) -> Any:
+    if is_native(value) and spec.dtype is not DType.STRING:
+        return _as_it_is(path, value, spec)
+    return _taken(path, value, spec)
+
+
+def _as_it_is(path: str, value: object, spec: TensorSpec) -> object:
+    if native_dtype(value) is not spec.dtype or native_shape(value) is None:
+        remedy = "convert it with its own framework" if path.startswith("inputs") else ""
+        raise TensorMismatchError(path, spec.notation, describe_native(value), remedy)
+    return value
+
+
 def _named(array: Array, dtype: np.dtype[Any]) -> Array:
     """Give the type that goes by its name: C has two integers of 64 bits, frameworks may know one only."""
     return array if array.dtype is dtype else array.view(dtype)
@@ -195,115 +270,21 @@ def _text(path: str, array: Array, spec: TensorSpec) -> Array:
     return text
 
 
-def _bind(path: str, spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
-    shape = array.shape
+def _bind(path: str, spec: TensorSpec, tensor: Any, sizes: dict[str, int]) -> None:
+    native = type(tensor) is not np.ndarray
+    shape = (native_shape(tensor) or ()) if native else tensor.shape
     if len(shape) != len(spec.shape):
         expected = f"{spec.notation} ({len(spec.shape)} dimensions)"
-        raise TensorMismatchError(path, expected, f"{describe(array)} ({len(shape)} dimensions)")
+        got = describe_native(tensor) if native else describe(tensor)
+        raise TensorMismatchError(path, expected, f"{got} ({len(shape)} dimensions)")
     for dim, length in zip(spec.shape, shape, strict=True):
         if not _agrees(dim, length, sizes):
             bound = ", ".join(f"{symbol}={sizes[symbol]}" for symbol in spec.symbols if symbol in sizes)
             expected = f"{spec.notation} with {bound}" if bound else spec.notation
-            raise TensorMismatchError(path, expected, describe(array))
+            raise TensorMismatchError(path, expected, describe_native(tensor) if native else describe(tensor))
 
 
 def _agrees(dim: Dim, length: int, sizes: dict[str, int]) -> bool:
     if isinstance(dim, str):
         return sizes.setdefault(dim, length) == length
     return dim is None or dim == length
-
-
-# -- the straight-line half -------------------------------------------------------------------------------------------
-
-_MOST_CHECKS = 4096
-"""Types and lengths that are checked by generated code; it takes 0.1 ms for each to compile, so no more of them."""
-
-_Form = tuple[tuple[Dim, ...], bool, bool]  # the shape of a spec, whether it is optional, whether it holds text
-
-
-def _compiled(
-    specs: tuple[TensorSpec, ...], symbols: tuple[str, ...], twin: Callable[..., Any], *, after: bool, some: bool
-) -> Callable[..., Any]:
-    if sum(1 + len(spec.shape) for spec in specs) > _MOST_CHECKS:
-        return twin
-    forms = tuple((spec.shape, spec.optional, spec.dtype is DType.STRING) for spec in specs)
-    names: dict[str, Any] = {"ndarray": np.ndarray, "all_text": all_text, "twin": twin}
-    for place, spec in enumerate(specs):
-        names[f"name{place}"], names[f"dtype{place}"] = spec.name, spec.dtype.numpy
-    exec(_code(forms, symbols, after, some), names)  # noqa: S102 - the source is made of numbers and of our own words
-    check: Callable[..., Any] = names["check"]
-    return check
-
-
-@lru_cache(maxsize=256)
-def _code(*key: Any) -> CodeType:
-    forms, symbols, after, some = key
-    return compile(_source(forms, symbols, after=after, some=some), "<checks compiled from a problem>", "exec")
-
-
-def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, after: bool, some: bool) -> str:
-    """Write ``check(tensors)`` for inputs, or ``check(tensors, sizes)`` for outputs (`after` the call).
-
-    Where `some` outputs were asked for, others may be there and are dropped.
-    """
-    writer = _LengthWriter({symbol: f"size{place}" for place, symbol in enumerate(symbols)}, bound=after)
-    sizes = "".join(f"size{place}, " for place in range(len(symbols)))
-    optional = sum(form[1] for form in forms)
-    # Looking something up changes a `defaultdict`, so other mappings are not even touched.
-    lines = ["if type(tensors) is not dict:", "    raise TypeError"]
-    lines += [f"count = {len(forms) - optional}"] if optional else []
-    if sizes:
-        lines += [f"{sizes}= sizes" if after else f"{sizes.rstrip(', ').replace(', ', ' = ')} = None"]
-    for place, form in enumerate(forms):
-        lines += _tensor_source(place, form, writer)
-    if some:
-        kept = ", ".join(f"name{place}: tensors[name{place}]" for place in range(len(forms)))
-        lines += [f"return tensors if len(tensors) == {len(forms)} else {{{kept}}}"]
-    else:
-        lines += [f"if len(tensors) == {'count' if optional else len(forms)}:"]
-        lines += ["    return tensors" if after else f"    return tensors, ({sizes})"]
-    body = ["try:", *(f"    {line}" for line in lines), "except (KeyError, ValueError, TypeError, AttributeError):"]
-    body += ["    pass", f"return twin(tensors{', sizes' if after else ''})"]
-    return f"def check(tensors{', sizes' if after else ''}):\n" + "\n".join(f"    {line}" for line in body)
-
-
-def _tensor_source(place: int, form: _Form, writer: _LengthWriter) -> list[str]:
-    shape, optional, text = form
-    wrong = f"type(array) is not ndarray or array.dtype is not dtype{place}" + " or not all_text(array)" * text
-    lengths = [f"length{axis}" for axis in range(len(shape))]
-    lines = [f"if {wrong}:", "    raise ValueError"]
-    lines += [f"{', '.join(lengths)}, = array.shape"] if lengths else ["if array.shape:", "    raise ValueError"]
-    for length, dim in zip(lengths, shape, strict=True):
-        lines += writer.lines(length, dim, optional=optional)
-    if optional:
-        lines = ["count += 1", *lines]
-        return [f"array = tensors.get(name{place})", "if array is not None:", *(f"    {line}" for line in lines)]
-    return [f"array = tensors[name{place}]", *lines]
-
-
-class _LengthWriter:
-    """Writes the check of one dimension, knowing which symbols are bound when the code gets there."""
-
-    def __init__(self, variables: dict[str, str], *, bound: bool) -> None:
-        self._variables = variables
-        self._sure: set[str] = set()
-        self._possible: set[str] = set(variables) if bound else set()
-
-    def lines(self, length: str, dim: Dim, *, optional: bool) -> list[str]:
-        if dim is None:
-            return []
-        if isinstance(dim, int):
-            return [f"if {length} != {dim}:", "    raise ValueError"]
-        variable, before = self._variables[dim], (dim in self._sure, dim in self._possible)
-        (self._possible if optional else self._sure).add(dim)
-        match before:
-            case (True, _):
-                return [f"if {length} != {variable}:", "    raise ValueError"]
-            case (False, True):
-                return [
-                    f"if {variable} is None:",
-                    f"    {variable} = {length}",
-                    f"elif {length} != {variable}:",
-                    "    raise ValueError",
-                ]
-        return [f"{variable} = {length}"]

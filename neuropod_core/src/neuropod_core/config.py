@@ -21,6 +21,7 @@ __all__ = ["Config", "Manifest"]
 
 _LONGEST_TEXT = 256
 _DEVICES = ("CPU", "GPU")
+_TARGET = re.compile(r"[a-z0-9_]{1,32}-[a-z0-9_]{1,32}(\+[a-z0-9_]{1,32}){0,15}\Z")
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -39,6 +40,9 @@ class Config:
         The npm-style range of framework versions that it runs on.
     custom_ops
         Base names of libraries in ``0/ops``.
+    custom_op_targets
+        Name of a library in `custom_ops` -> the system and machines that it was built for, ``linux-x86_64``; for those
+        that the package tells of.
     input_devices
         ``"GPU"`` or ``"CPU"`` for each input; empty if the package does not say.
     raw
@@ -51,6 +55,7 @@ class Config:
     platform_version: str = "*"
     custom_ops: tuple[str, ...] = ()
     input_devices: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    custom_op_targets: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     raw: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, compare=False, repr=False)
 
     @classmethod
@@ -73,6 +78,7 @@ class Config:
                 platform_version=_text(raw, "platform_version_semver", at, default="*"),
                 custom_ops=_custom_ops(raw, at),
                 input_devices=_input_devices(raw, at),
+                custom_op_targets=_custom_op_targets(raw, at),
                 raw=MappingProxyType(raw),
             )
         except SpecError as error:
@@ -89,6 +95,8 @@ class Config:
             "custom_ops": list(self.custom_ops),
             "input_tensor_device": dict(self.input_devices) or {spec.name: "GPU" for spec in self.problem.inputs},
         }
+        if self.custom_op_targets:
+            known["custom_op_targets"] = dict(self.custom_op_targets)
         if self.problem.ties_outputs:
             known["problem"] = _extras(self.problem)
         return dump(_merged(self.raw, known))
@@ -184,6 +192,19 @@ def _custom_ops(raw: Mapping[str, Any], at: str) -> tuple[str, ...]:
         if not isinstance(name, str) or not name.isprintable() or name in ("", ".", "..") or set(name) & set("/\\:"):
             raise PackageFormatError(f"expected the base name of a library, got {shown(name)}", f"{at}: custom_ops")
     return tuple(names)
+
+
+def _custom_op_targets(raw: Mapping[str, Any], at: str) -> Mapping[str, str]:
+    targets = raw.get("custom_op_targets")
+    if targets is None:
+        return _NOTHING
+    where = f"{at}: custom_op_targets"
+    if not isinstance(targets, dict) or not set(targets) <= set(raw.get("custom_ops") or ()):
+        raise PackageFormatError(f"expected a target for libraries of custom_ops, got {shown(targets)}", where)
+    for target in targets.values():
+        if not isinstance(target, str) or not _TARGET.match(target):
+            raise PackageFormatError(f"expected a target such as 'linux-x86_64', got {shown(target)}", where)
+    return MappingProxyType(targets)
 
 
 def _input_devices(raw: Mapping[str, Any], at: str) -> Mapping[str, str]:

@@ -26,6 +26,7 @@
     │   ├── DeviceError                        the device asked for is not there
     │   ├── OptionError (ValueError)           a load option that the backend does not know
     │   └── ModelLoadError                     the framework refused the artefact
+    │       └── CustomOpError                  the libraries of custom operators cannot be loaded here
     └── InferenceError (RuntimeError)          one call failed
         ├── TensorMismatchError (ValueError)   a tensor contradicts its spec
         ├── ResultMismatchError (ValueError)   the packaged test data gave other results
@@ -42,6 +43,7 @@ __all__ = [
     "BackendConflictError",
     "BackendError",
     "BackendNotFoundError",
+    "CustomOpError",
     "DeviceError",
     "EnvironmentBuildError",
     "FrameworkNotFoundError",
@@ -324,6 +326,10 @@ class OptionError(BackendError, ValueError):
 
 class ModelLoadError(BackendError):
     """The framework refused the artefact; its own error is the ``__cause__``."""
+
+
+class CustomOpError(ModelLoadError):
+    """A library of custom operators is for another machine, clashes with one that is loaded, or cannot be loaded."""
 
 
 class InferenceError(NeuropodError, RuntimeError):

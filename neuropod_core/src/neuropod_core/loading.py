@@ -12,6 +12,7 @@ from typing import Any
 from neuropod_core import plugins
 from neuropod_core.backend import Backend, Descriptor, LoadOptions
 from neuropod_core.checks import Cast
+from neuropod_core.custom_ops import for_this_machine
 from neuropod_core.errors import DeviceError, NeuropodError, OptionError, PluginError, SpecError, shown
 from neuropod_core.limits import Limits
 from neuropod_core.model import Neuropod
@@ -86,7 +87,8 @@ def load_neuropod(
         version = check_framework(chosen, package.config.platform_version, f"package {package.config.name!r}")
         asked = _load_options(chosen.descriptor, device, options or {})
         _check_dtypes(package, chosen.descriptor)
-        executor = placement.start(chosen, package.variant(), asked)
+        variant = for_this_machine(package.variant(), package.config.custom_op_targets)
+        executor = placement.start(chosen, variant, asked)
         undo.callback(executor.close)
         model = Neuropod(package, executor, framework_version=version, checks=checks, cast=cast)
         undo.pop_all()

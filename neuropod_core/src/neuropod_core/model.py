@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, lru_cache, partial
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
 
 from neuropod_core import plugins
 from neuropod_core._comparison import compare
-from neuropod_core.backend import Array, Executor, Names, Tensors
-from neuropod_core.checks import Cast, OutputCheck, Sizes, input_check, output_check
+from neuropod_core.backend import Array, Executor, Names, NativeTensors, Tensors
+from neuropod_core.checks import (
+    Cast,
+    InputCheck,
+    OutputCheck,
+    Sizes,
+    input_check,
+    native_input_check,
+    native_output_check,
+    output_check,
+)
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import (
     InferenceError,
@@ -62,9 +71,11 @@ class Neuropod:
         self.framework_version = framework_version
         self._package, self._executor = package, executor
         self._closing = threading.Lock()
-        self._check_inputs = input_check(self.problem, cast) if checks else _unchecked_inputs
+        self._checks, self._cast = checks, cast
+        takes_native = executor.takes_native
+        self._check_inputs = input_check(self.problem, cast, takes_native=takes_native) if checks else _unchecked_inputs
         self._check_outputs = output_check(self.problem) if checks else _unchecked_outputs
-        self._check_some = lru_cache(maxsize=64)(partial(_check_of_some, self.problem, checks=checks))
+        self._check_some = lru_cache(maxsize=64)(partial(_check_of_some, self.problem, output_check, checks=checks))
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -86,20 +97,34 @@ class Neuropod:
         """Facts about what runs, as the backend tells them: device, threads, providers."""
         return self._executor.description
 
-    def infer(self, inputs: Mapping[str, Any], outputs: Names = None) -> Tensors:
+    @overload
+    def infer(
+        self, inputs: Mapping[str, Any], outputs: Names = None, *, result: Literal["numpy"] = "numpy"
+    ) -> Tensors: ...
+
+    @overload
+    def infer(
+        self, inputs: Mapping[str, Any], outputs: Names = None, *, result: Literal["native"]
+    ) -> NativeTensors: ...
+
+    def infer(self, inputs: Mapping[str, Any], outputs: Names = None, *, result: str = "numpy") -> NativeTensors:
         """Run the model once.
 
         Parameters
         ----------
         inputs
             Tensors by name, each as its spec in `inputs` says: NumPy arrays, or anything with ``__dlpack__`` or the
-            array interface. Read, never written.
+            array interface. Read, never written. Those on a device go in as they are where the backend takes them.
         outputs
             Names of the outputs to compute; None for all of them.
+        result
+            ``"numpy"`` for arrays, or ``"native"`` for tensors of the framework, left on the device where they are
+            (text stays an array). Not every backend has them.
 
         Returns
         -------
-        Arrays by name, each as its spec in `outputs` says. They belong to the caller; no later call changes them.
+        Arrays (or native tensors) by name, each as its spec in `outputs` says. They belong to the caller; no later
+        call changes them.
 
         Raises
         ------
@@ -107,8 +132,12 @@ class Neuropod:
             If a tensor contradicts its spec. For an input, the model has not run.
         InferenceError
             If the framework fails, or the model is closed.
+        OptionError
+            If `result` is neither of the two, or the backend gives no native tensors.
         """
         try:
+            if result != "numpy":
+                return self._infer_native(inputs, outputs, result)
             arrays, sizes = self._check_inputs(inputs)
             if outputs is None:
                 return self._check_outputs(self._executor.infer(arrays), sizes)
@@ -186,6 +215,22 @@ class Neuropod:
     def __repr__(self) -> str:
         return f"<Neuropod {self.name!r} ({self.platform}) {self.problem}>"
 
+    def _infer_native(self, inputs: Mapping[str, Any], outputs: Names, result: object) -> NativeTensors:
+        if result != "native":
+            raise OptionError(f"result is 'numpy' or 'native', not {shown(result)}", at="result")
+        check_inputs, check_outputs = self._native_checks
+        tensors, sizes = check_inputs(inputs)
+        names = None if outputs is None else _names(outputs)
+        check = check_outputs(names)
+        return check(self._executor.infer_native(tensors, names), sizes)
+
+    @cached_property
+    def _native_checks(self) -> tuple[InputCheck, Callable[[tuple[str, ...] | None], OutputCheck]]:
+        """Made when first needed: most models give arrays for all of their life."""
+        inputs = native_input_check(self.problem, self._cast) if self._checks else _unchecked_inputs
+        of_some = partial(_check_of_some, self.problem, native_output_check, checks=self._checks)
+        return inputs, lru_cache(maxsize=64)(of_some)
+
     def _report(self, error: NeuropodError) -> None:
         plugins.notify("neuropod_call_failed", model=self, error=error)
 
@@ -194,6 +239,8 @@ class _Closed(Executor):
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         del inputs, outputs
         raise ModelClosedError("the model is closed", remedy="load it again")
+
+    infer_native = infer
 
     def close(self) -> None:
         pass
@@ -217,8 +264,12 @@ def _unchecked_outputs(results: Mapping[str, Any], _: Sizes) -> Tensors:
     return dict(results)
 
 
-def _check_of_some(problem: Problem, names: tuple[str, ...], *, checks: bool) -> OutputCheck:
-    return output_check(problem, names) if checks else _Only(names)
+def _check_of_some(
+    problem: Problem, made: Callable[..., OutputCheck], names: tuple[str, ...] | None, *, checks: bool
+) -> OutputCheck:
+    if checks:
+        return made(problem, names)
+    return _unchecked_outputs if names is None else _Only(names)
 
 
 class _Only:

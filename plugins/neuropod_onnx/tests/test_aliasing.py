@@ -78,15 +78,22 @@ CONSTANTS = {
 NAMES = tuple(_graphs(type("Nodes", (), {"node": staticmethod(lambda *names, **_: _node(*names))})))
 
 
+@pytest.mark.parametrize("native", [False, True], ids=["arrays", "native"])
 @pytest.mark.parametrize("level", ["none", "all"])
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_that_was_handed_over_ever_changes(opened: Any, build: Any, name: str, level: str) -> None:
+def test_nothing_that_was_handed_over_ever_changes(
+    opened: Any, build: Any, name: str, level: str, native: bool
+) -> None:
     nodes, outputs, wanted = _graphs(build)[name]
     used = {text for one in nodes for text in one.input} | set(outputs)
     model = build.model(nodes, {"x": (FLOAT, ["N"])}, outputs, *[item for item in CONSTANTS.items() if item[0] in used])
     executor = opened(model, {"x": ANY}, wanted, graph_optimization_level=level)
     x = np.arange(4, dtype=np.float32) + 1
-    _check_history([executor.infer for _ in range(8)], x)
+
+    def viewed(inputs: Any) -> Any:
+        return {output: np.asarray(tensor) for output, tensor in executor.infer_native(inputs).items()}
+
+    _check_history([viewed if native else executor.infer for _ in range(8)], x)
 
 
 def test_nothing_changes_in_bfloat16_either(opened: Any, build: Any) -> None:

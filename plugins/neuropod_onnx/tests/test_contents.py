@@ -201,11 +201,12 @@ def test_an_entry_with_two_values_is_malformed(build: Any) -> None:
         parse_contents(bad.replace(entry, b"\x0a\x08location\x12\x01w\x12\x02/e"))
 
 
-def test_operators_that_carry_code_need_trust_in_code(build: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("operator", ["EPContext", "PythonOp", "TritonOp", "ATen", "Snpe"])
+def test_operators_that_carry_code_need_trust_in_code(build: Any, tmp_path: Path, operator: str) -> None:
     problem = Problem.of({"x": "float32[N]"}, {"y": "float32[N]"})
     kind = (FLOAT, ["N"])
-    engine = build.model([build.node("EPContext", "x", "y", domain="com.microsoft")], {"x": kind}, {"y": kind})
-    plain = build.model([build.node("Neg", "x", "y", name="EPContext")], {"x": kind}, {"y": kind})
+    engine = build.model([build.node(operator, "x", "y", domain="com.microsoft")], {"x": kind}, {"y": kind})
+    plain = build.model([build.node("Neg", "x", "y", name=operator)], {"x": kind}, {"y": kind})
 
     assert OnnxBackend().trust_needed(build.variant(tmp_path / "a", engine, problem)) is Trust.CODE
     assert OnnxBackend().trust_needed(build.variant(tmp_path / "b", plain, problem)) is Trust.DATA

@@ -402,7 +402,7 @@ def test_library_that_cannot_be_loaded_is_named(saved: Any, tmp_path: Path) -> N
     folder = saved("def forward(self, x: Tensor):\n    return x\n")
     variant = Variant("torchscript", folder, Problem.of(["x: float32[1]"], ["y: float32[1]"]), custom_ops=(library,))
 
-    with pytest.raises(ModelLoadError, match=r"custom operators: .* - at libops\.so; build the library for torch"):
+    with pytest.raises(ModelLoadError, match=r"custom operators: .* - at ops/libops\.so; build the library for torch"):
         TorchScriptBackend().load(variant, LoadOptions())
 
 

@@ -9,7 +9,7 @@ import pytest
 import xgboost
 
 from neuropod_core import Problem
-from neuropod_core.testing import BackendTests, NotExpressibleError, Sample, StandardModel, WriteModel
+from neuropod_core.testing import BackendTests, Sample, StandardModel
 from neuropod_xgboost.trees import create_xgboost_neuropod
 
 FEATURES = np.random.default_rng(5).normal(size=(30, 4)).astype(np.float32)
@@ -23,16 +23,7 @@ class TestXGBoost(BackendTests):
     """The suite that every backend passes."""
 
     platform = "xgboost"
-
-    @pytest.fixture
-    def write_model(self) -> WriteModel:
-        """Give the function that writes a standard model."""
-
-        def write(model: StandardModel, problem: Problem, path: Path) -> None:
-            del problem, path
-            raise NotExpressibleError(f"trees give one of a few values for a row of features, never {model.value}")
-
-        return write
+    not_expressible = dict.fromkeys(StandardModel, "trees give one of a few values for a row of features")
 
     @pytest.fixture
     def sample(self) -> Sample:

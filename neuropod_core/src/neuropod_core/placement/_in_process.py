@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 
-from neuropod_core.backend import Backend, Executor, LoadOptions, Names, Tensors
+from neuropod_core.backend import Backend, Executor, LoadOptions, Names, NativeTensors, Tensors
 from neuropod_core.errors import ModelClosedError, ModelLoadError, NeuropodError, PluginError, shown
 from neuropod_core.placement._base import Placement
 from neuropod_core.variants import Variant
@@ -25,14 +25,17 @@ class Serial(Executor):
 
     def __init__(self, executor: Executor) -> None:
         self._executor, self._lock, self._closed = executor, threading.Lock(), False
-        self.stateful = executor.stateful
+        self.stateful, self.takes_native = executor.stateful, executor.takes_native
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         """Wait for the call before, then run."""
         with self._lock:
-            if self._closed:  # While this call waited.
-                raise ModelClosedError("the model is closed", remedy="load it again")
-            return self._executor.infer(inputs, outputs)
+            return self._open().infer(inputs, outputs)
+
+    def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
+        """Wait for the call before, then run."""
+        with self._lock:
+            return self._open().infer_native(inputs, outputs)
 
     def close(self) -> None:
         """Wait for the call before, then free the executor."""
@@ -44,6 +47,11 @@ class Serial(Executor):
     def description(self) -> Mapping[str, object]:
         """What the executor says of itself."""
         return self._executor.description
+
+    def _open(self) -> Executor:
+        if self._closed:  # While this call waited.
+            raise ModelClosedError("the model is closed", remedy="load it again")
+        return self._executor
 
 
 def _loaded(backend: Backend, variant: Variant, options: LoadOptions) -> Executor:

@@ -17,8 +17,11 @@
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{part}" for part in ("_arrays", "_suite", "_models")),
-    *(f"{__name__}._{part}_tests" for part in ("descriptor", "life", "ownership", "refusal", "value")),
+    *(f"{__name__}.{part}" for part in ("_arrays", "_suite", "_models", "_threads")),
+    *(
+        f"{__name__}._{part}_tests"
+        for part in ("descriptor", "life", "native", "ownership", "refusal", "surroundings", "value")
+    ),
 )
 
 from neuropod_core.testing._backend_tests import BackendTests

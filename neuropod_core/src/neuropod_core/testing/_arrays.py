@@ -10,8 +10,29 @@ from neuropod_core.backend import Array, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.testing.strategies import reversed_view, strided
 
+# Stored bits of the fraction, and the exponent of the largest power of two (IEEE 754-2019, table 3.5; bfloat16 is the
+# upper half of a float32).
+_BITS = {
+    DType.FLOAT16: (10, 15),
+    DType.BFLOAT16: (7, 127),
+    DType.FLOAT32: (23, 127),
+    DType.FLOAT64: (52, 1023),
+}
 _SCRIBBLE = 77  # True, as a bool
-TEXTS = ["", "plain", "naïve", "日本語", "🙂", "a\0b", "x" * 1000, " spaced\n"]
+TEXTS = [
+    "",
+    "plain",
+    "naïve",
+    "日本語",
+    "🙂",
+    "a\0b",
+    "x" * 70_000,
+    " spaced\n",
+    "e\u0301",
+    "\ufeffmark",
+    "a\r\nb",
+    "c\0\0",
+]
 
 
 def numbers(dtype: DType, shape: tuple[int, ...]) -> Array:
@@ -24,12 +45,29 @@ def numbers(dtype: DType, shape: tuple[int, ...]) -> Array:
 def extremes(dtype: DType) -> Array:
     """Give the smallest and largest numbers of a type, NaN, infinities, the negative zero, and plain ones."""
     made: Array = np.array([1.5, -0.0, np.inf, -np.inf, np.nan, 0.0, -2.25], np.float32)
+    if dtype in _BITS:
+        fraction, exponent = _BITS[dtype]
+        near, far, least = 1 + 2.0**-fraction, 2.0**exponent, 2.0 ** (1 - exponent - fraction)
+        return np.concatenate([made, np.array([near, far, -far, least])]).astype(dtype.numpy)
     if dtype is DType.BOOL:
         made = np.array([True, False, False])
     elif dtype.value.startswith(("int", "uint")):
         bounds = np.iinfo(dtype.numpy)
         made = np.array([1, bounds.max, bounds.min, bounds.max - 1, 0, 7], dtype.numpy)
     return np.asarray(made, dtype.numpy)
+
+
+def operands(dtype: DType) -> tuple[Array, Array]:
+    """Make two arrays whose sum and difference are exact, and need every bit of the type."""
+    if dtype in _BITS:
+        fraction, exponent = _BITS[dtype]
+        step, far = 2.0**-fraction, 2.0 ** (exponent - 1)
+        x, y = [1.0, 1 + step, 3.0, far, -far], [step, step, -1.0, far / 2, 1.0 if exponent < fraction else 0.0]
+        return np.array([x], dtype.numpy), np.array([y], dtype.numpy)
+    bounds = np.iinfo(dtype.numpy)
+    middle = bounds.max // 2 + 2
+    x, y = [bounds.max - 4, middle, 7, bounds.min + 6], [3, 1, 2, 5]
+    return np.array([x], dtype.numpy), np.array([y], dtype.numpy)
 
 
 def aligned(array: Array) -> Array:

@@ -13,6 +13,8 @@ from typing import Any
 
 from neuropod_core import plugins
 from neuropod_core.backend import Backend
+from neuropod_core.model import Neuropod
+from neuropod_core.test_data import TestData, encode
 from neuropod_core.testing._suite import Subject, Suite
 from neuropod_core.trust import Trust
 
@@ -20,7 +22,8 @@ _DESCRIBE = dedent("""
     import json, os, sys
     from neuropod_core import plugins
     modules, environment, path = set(sys.modules), dict(os.environ), list(sys.path)
-    plugins.backend_for(sys.argv[1], sys.argv[2]).descriptor
+    backend = plugins.backend_for(sys.argv[1], sys.argv[2])
+    backend.descriptor, backend.framework_version()
     sys.stdout.flush()
     changed = sorted(name for name in {*environment, *os.environ} if environment.get(name) != os.environ.get(name))
     roots = sorted({name.partition(".")[0] for name in set(sys.modules) - modules})
@@ -28,9 +31,12 @@ _DESCRIBE = dedent("""
 """)
 
 _LOAD = dedent("""
-    import builtins, functools, json, os, pickle, sys
+    import functools, json, os, pickle, sys
+    from pathlib import Path
     from neuropod_core import load_neuropod
-    package, arguments, inputs = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3]
+    from neuropod_core.test_data import decode
+    package, arguments, given = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3])
+    inputs = decode(given.read_bytes(), str(given)).inputs
     watching, seen = [], set()
 
     def note(event):
@@ -59,16 +65,29 @@ _LOAD = dedent("""
     def of_package(file):
         return isinstance(file, str) and (file.startswith(cache) or file.startswith(package))
 
+    def live():
+        with load_neuropod(package, **arguments) as model:
+            model.infer(inputs)
+
+    def of_artefact(source):
+        text = source.encode() if isinstance(source, str) else source
+        return isinstance(text, bytes) and len(text.strip()) > 20 and text.strip() in content
+
     def audit(event, args):
         if event in noted:
             note(event)
         elif event == "exec" and of_package(getattr(args[0], "co_filename", "")):
             note("exec of code in the package")
+        elif event == "compile" and of_artefact(args[0]):
+            note("compile of text in the package")
+        elif event == "ctypes.dlopen" and of_package(args[0]):
+            note("ctypes.dlopen of a library in the package")
 
-    load_neuropod(package, **arguments).close()
+    live()
+    content = b"\\0".join(path.read_bytes() for path in Path(cache).rglob("*") if path.is_file())
     sys.addaudithook(audit)
     watching.append(True)
-    load_neuropod(package, **arguments).close()
+    live()
     watching.clear()
     print("\\n" + json.dumps(sorted(seen)))
 """)
@@ -107,7 +126,13 @@ class DescriptorTests(Suite):
         named = {"backend": self._claim().distribution}
         arguments = {"trust": backend.descriptor.trust.value, **named, **self.load_arguments}
 
-        assert self._child(_LOAD, str(subject.path), json.dumps(arguments), str(tmp_path)) == []
+        given = tmp_path / "inputs.safetensors"
+        given.write_bytes(encode(TestData(subject.inputs, {})))
+
+        assert self._child(_LOAD, str(subject.path), json.dumps(arguments), str(given)) == []
+
+    def test_description_is_plain(self, model: Neuropod) -> None:
+        assert json.loads(json.dumps(dict(model.description))) == dict(model.description)
 
     def _claim(self) -> plugins.Plugin:
         wanted = plugins.normalized(self.distribution)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from neuropod_core.backend import Tensors
 from neuropod_core.errors import InferenceError, ModelClosedError
 from neuropod_core.model import Neuropod
 from neuropod_core.packaging import repack
 from neuropod_core.testing._arrays import assert_identical
 from neuropod_core.testing._models import StandardModel
 from neuropod_core.testing._suite import Opened, Packaged, Subject, Suite
+from neuropod_core.testing._threads import in_threads, pausing_at_every_line
 
-_THREADS, _CALLS = 8, 300
+_THREADS, _CALLS, _PAUSED = 8, 300, 10
+_DELAYS_S = (0.0, 0.001, 0.002, 0.003, 0.005)  # The others are in different places of their calls.
+_MOST_CHARACTERS = 4000
 
 
 class LifeTests(Suite):
@@ -27,39 +32,39 @@ class LifeTests(Suite):
 
     def test_threads_get_the_answers_of_one(self, opened: Opened) -> None:
         model = opened(StandardModel.ADD)
-        start = threading.Barrier(_THREADS)
 
         def wrong(thread: int) -> list[int]:
             x = np.full((2, 3), thread, np.float32)
-            start.wait()
             made = [model.infer({"x": x, "y": x + call}) for call in range(_CALLS)]
+            with pausing_at_every_line():
+                made += [model.infer({"x": x, "y": x + call}) for call in range(_CALLS, _CALLS + _PAUSED)]
             return [
                 call
                 for call, results in enumerate(made)
                 if (results["sum"] != 2 * thread + call).any() or (results["difference"] != -call).any()
             ]
 
-        with _eager_switching(), ThreadPoolExecutor(_THREADS) as pool:
-            assert list(pool.map(wrong, range(_THREADS))) == [[]] * _THREADS
+        with _eager_switching():
+            assert in_threads(_THREADS, wrong, self.time_limit_s) == [[]] * _THREADS
 
     def test_threads_get_equal_answers(self, subject: Subject, model: Neuropod) -> None:
         if model.stateful:
             return
         expected = model.infer(subject.inputs)
-        start = threading.Barrier(_THREADS)
 
         def call(_: int) -> None:
-            start.wait()
             for _ in range(_CALLS):
                 assert_identical(model.infer(subject.inputs), expected)
 
-        with _eager_switching(), ThreadPoolExecutor(_THREADS) as pool:
-            list(pool.map(call, range(_THREADS)))
+        with _eager_switching():
+            in_threads(_THREADS, call, self.time_limit_s)
 
     def test_a_model_of_another_thread_runs_here(self, subject: Subject) -> None:
-        with ThreadPoolExecutor(1) as pool:
-            model = pool.submit(self.load, subject.path).result()
-            there = pool.submit(model.infer, subject.inputs).result()
+        def load(_: int) -> tuple[Neuropod, Tensors]:
+            model = self.load(subject.path)
+            return model, model.infer(subject.inputs)
+
+        [(model, there)] = in_threads(1, load, self.time_limit_s)
 
         try:
             if not model.stateful:
@@ -75,6 +80,7 @@ class LifeTests(Suite):
 
         assert raised.value.__cause__ is not None
         assert "\n" not in str(raised.value)
+        assert len(str(raised.value)) < _MOST_CHARACTERS
         np.testing.assert_array_equal(model.infer({"x": np.ones(3, np.float32)})["y"], [2, 2, 2])
 
     def test_a_failing_sample_raises_and_the_next_one_runs(self, subject: Subject, model: Neuropod) -> None:
@@ -102,6 +108,25 @@ class LifeTests(Suite):
         gc.collect()
 
         assert executor() is None
+
+    def test_closing_while_others_call_ends_their_calls(self, subject: Subject) -> None:
+        for delay_s in _DELAYS_S:
+            model, called = self.load(subject.path), threading.Event()
+
+            def call(
+                thread: int, model: Neuropod = model, called: threading.Event = called, s: float = delay_s
+            ) -> None:
+                if not thread:
+                    called.wait(self.time_limit_s)
+                    time.sleep(s)
+                    return model.close()
+                with suppress(InferenceError), pausing_at_every_line():  # Among them that the model is closed.
+                    while True:
+                        model.infer(subject.inputs)
+                        called.set()
+                return None
+
+            in_threads(_THREADS, call, self.time_limit_s)
 
     def test_results_outlive_the_model(self, subject: Subject) -> None:
         with self.load(subject.path) as model:

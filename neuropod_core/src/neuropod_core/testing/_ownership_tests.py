@@ -13,6 +13,7 @@ from neuropod_core.model import Neuropod
 from neuropod_core.testing._arrays import aligned, assert_identical, copies, scribble
 from neuropod_core.testing._models import StandardModel
 from neuropod_core.testing._suite import Opened, OpenedIdentity, Subject, Suite
+from neuropod_core.testing._surroundings import resident_bytes
 
 _SIZES = (3, 1000, 100_000)
 _MIB = 1 << 20
@@ -113,15 +114,10 @@ class OwnershipTests(Suite):
         x = np.ones((512, 512), np.float32)
         for _ in range(20):
             model.infer({"x": x, "y": x})
-        before = _resident_bytes()
+        before = resident_bytes()
 
         for _ in range(100):
             model.infer({"x": x, "y": x})
 
         # A hundred calls make 200 MiB of results; what stays is the allocator's slack.
-        assert _resident_bytes() - before < 50 * _MIB
-
-
-def _resident_bytes() -> int:
-    with open("/proc/self/statm") as file:  # noqa: PTH123 - as quick as it can be
-        return int(file.read().split()[1]) * 4096
+        assert resident_bytes() - before < 50 * _MIB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from neuropod_core.backend import Backend, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.loading import load_neuropod
 from neuropod_core.model import Neuropod
+from neuropod_core.problem import Problem
 from neuropod_core.testing._arrays import numbers
 from neuropod_core.testing._models import (
     PROBLEMS,
@@ -27,6 +29,7 @@ from neuropod_core.trust import Trust
 
 Packaged = Callable[[StandardModel], Path]
 Opened = Callable[[StandardModel], Neuropod]
+OpenedAdd = Callable[[Problem], Neuropod]
 OpenedIdentity = Callable[[DType, tuple[int, ...]], Neuropod]
 
 
@@ -45,6 +48,8 @@ class Suite:
     platform: ClassVar[str] = ""
     distribution: ClassVar[str] = ""
     known_gaps: ClassVar[Mapping[str, str]] = {}
+    not_expressible: ClassVar[Mapping[StandardModel, str]] = {}
+    time_limit_s: ClassVar[float] = 120.0
     load_arguments: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -62,14 +67,20 @@ class Suite:
         """Run checks that hold for any model on a standard one, and on the author's own where there is one."""
         if "subject" in metafunc.fixturenames:
             own = next(kind for kind in type(self).__mro__ if "sample" in vars(kind)) is not Suite
-            metafunc.parametrize("subject", ["standard", *(["sample"] if own else [])], indirect=True)
+            standard = [] if own and StandardModel.ADD in self.not_expressible else ["standard"]
+            metafunc.parametrize("subject", [*standard, *(["sample"] if own else [])], indirect=True)
 
     # -- what the author gives
 
     @pytest.fixture
     def write_model(self) -> WriteModel:
-        """Give the function that writes a standard model; every subclass has its own."""
-        raise NotImplementedError("give a fixture write_model: see neuropod_core.testing.StandardModel")
+        """Give the function that writes a standard model; every subclass that can express one has its own."""
+
+        def write(model: StandardModel, problem: Problem, path: Path) -> None:
+            del problem, path
+            raise NotImplementedError(f"no fixture write_model was given, and {model} is not in not_expressible")
+
+        return write
 
     @pytest.fixture
     def sample(self) -> Sample:
@@ -77,6 +88,21 @@ class Suite:
         raise NotImplementedError("no sample was given")
 
     # -- what the checks use
+
+    @pytest.fixture(autouse=True)
+    def _in_time(self) -> Iterator[None]:
+        """End a check that waits for ever, unless somebody else keeps time by this signal."""
+        if getattr(signal, "SIGALRM", None) is None or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
+            yield
+            return
+        signal.signal(signal.SIGALRM, self._late)
+        signal.setitimer(signal.ITIMER_REAL, self.time_limit_s, self.time_limit_s)
+        yield
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    def _late(self, *_: object) -> None:
+        pytest.fail(f"the backend took more than {self.time_limit_s} s")
 
     @pytest.fixture(autouse=True)
     def _known_gap(self, request: pytest.FixtureRequest) -> None:
@@ -101,7 +127,7 @@ class Suite:
         def write(model: StandardModel) -> Path:
             path = tmp_path / f"{model.value}.neuropod"
             if not path.exists():
-                _write(write_model, model, PROBLEMS[model], path)
+                self._write(write_model, model, PROBLEMS[model], path)
             return path
 
         return write
@@ -130,7 +156,19 @@ class Suite:
 
         def load(dtype: DType, ranks: tuple[int, ...]) -> Neuropod:
             path = tmp_path / f"identity-{dtype}-{len(models)}.neuropod"
-            _write(write_model, StandardModel.IDENTITY, identity_problem(dtype.value, ranks), path)
+            self._write(write_model, StandardModel.IDENTITY, identity_problem(dtype.value, ranks), path)
+            models.append(self.load(path))
+            return models[-1]
+
+        return load
+
+    @pytest.fixture
+    def opened_add(self, write_model: WriteModel, models: list[Neuropod], tmp_path: Path) -> OpenedAdd:
+        """Give the function that packages and loads an addition of a problem of its own."""
+
+        def load(problem: Problem) -> Neuropod:
+            path = tmp_path / f"add-{len(models)}.neuropod"
+            self._write(write_model, StandardModel.ADD, problem, path)
             models.append(self.load(path))
             return models[-1]
 
@@ -144,7 +182,7 @@ class Suite:
             sample: Sample = request.getfixturevalue("sample")
             sample.write(path)
             return Subject(path, sample.inputs, sample.failing)
-        _write(request.getfixturevalue("write_model"), StandardModel.ADD, PROBLEMS[StandardModel.ADD], path)
+        self._write(request.getfixturevalue("write_model"), StandardModel.ADD, PROBLEMS[StandardModel.ADD], path)
         x = numbers(DType.FLOAT32, (2, 3))
         return Subject(path, {"x": x, "y": x[::-1].copy()}, None)
 
@@ -159,13 +197,14 @@ class Suite:
         named = {"backend": self.distribution} if self.distribution else {}
         return load_neuropod(path, **{"trust": Trust.CODE, **named, **self.load_arguments, **arguments})
 
+    def _write(self, write_model: WriteModel, model: StandardModel, problem: Problem, path: Path) -> None:
+        if model in self.not_expressible:
+            pytest.xfail(f"not expressible: {self.not_expressible[model]}")
+        try:
+            write_model(model, problem, path)
+        except NotExpressibleError as error:
+            pytest.xfail(f"not expressible: {error}")
+
 
 def _is_ours(kind: type) -> bool:
     return issubclass(kind, Suite) and kind.__module__.partition(".")[0] == "neuropod_core"
-
-
-def _write(write_model: WriteModel, model: StandardModel, problem: Any, path: Path) -> None:
-    try:
-        write_model(model, problem, path)
-    except NotExpressibleError as error:
-        pytest.xfail(f"not expressible: {error}")

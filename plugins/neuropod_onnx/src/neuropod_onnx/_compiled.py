@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from neuropod_core.backend import Tensors
 from neuropod_onnx._signature import Signature
 
-__all__ = ["UNFIT", "Infer", "compile_infer"]
+__all__ = ["UNFIT", "Infer", "compile_infer", "compile_native"]
 
 UNFIT: tuple[Any, ...] = ()
 """Stands for the lanes of shapes that are better off without."""
@@ -33,7 +35,7 @@ def infer(inputs, outputs=None):
         try:
             {results}, = run(nodes, {feed}, options)
         except Exception as error:
-            raise failed(error) from error
+            return failed(inputs, error)
         return {direct}
     if {other_types}:
         return slow(inputs)
@@ -42,14 +44,32 @@ def infer(inputs, outputs=None):
     except IndexError:
         return slow(inputs)
     {parts}, = lane
-    {fill}
     try:
+        {fill}
         bound_run()
     except Exception:
         return again(inputs, lanes, lane)
     results = {copies}
     lanes.append(lane)
     return results
+"""
+
+
+_NATIVE_SOURCE = """
+def infer_native(inputs, outputs=None):
+    if outputs is not None:
+        return slow(inputs, outputs)
+    try:
+        {take}
+    except KeyError:
+        return slow(inputs)
+    if {others}:
+        return slow(inputs)
+    try:
+        values = run({feed}, nodes, options)
+    except Exception as error:
+        raise failed(error) from error
+    return {results}
 """
 
 
@@ -62,7 +82,7 @@ def compile_infer(signature: Signature, names: dict[str, Any]) -> Infer:
         The tensors; at least one output.
     names
         The function's globals: ``slow(inputs, outputs)``, ``lanes_for(shapes)``, ``again(inputs, lanes, lane)``,
-        ``run(nodes, feed, options)``, ``options`` and ``failed(error)``; what it needs of `signature` is added.
+        ``run(nodes, feed, options)``, ``options`` and ``failed(inputs, error)``; what it needs of `signature` is added.
         Changing them changes the function.
     """
     inputs, outputs = list(enumerate(signature.inputs)), list(enumerate(signature.outputs))
@@ -71,6 +91,33 @@ def compile_infer(signature: Signature, names: dict[str, Any]) -> Infer:
     names |= {f"type{i}": port.dtype.numpy for i, port in inputs} | {f"result{i}": port.name for i, port in outputs}
     exec(_source(signature), names)  # noqa: S102 - see above
     infer: Infer = names["infer"]
+    return infer
+
+
+def compile_native(signature: Signature, names: dict[str, Any]) -> Infer:
+    """Give a function that makes a call by values where all inputs are arrays without gaps, else calls ``slow``.
+
+    Parameters
+    ----------
+    signature
+        The tensors; at least one output. None of them is text or bfloat16, no output is stored or optional.
+    names
+        The function's globals: ``slow(inputs, outputs)``, ``value(array, place)`` and ``place``,
+        ``result(value, type)``, ``run(values, nodes, options)``, ``options`` and ``failed(error)``; what it needs of
+        `signature` is added.
+    """
+    inputs, outputs = list(enumerate(signature.inputs)), list(enumerate(signature.outputs))
+    names |= {"ndarray": np.ndarray, "nodes": [port.node for port in signature.outputs]}
+    names |= {f"name{i}": port.name for i, port in inputs} | {f"node{i}": port.node for i, port in inputs}
+    names |= {f"type{i}": port.dtype.numpy for i, port in outputs} | {f"result{i}": port.name for i, port in outputs}
+    source = _NATIVE_SOURCE.format(
+        take="; ".join(f"a{i} = inputs[name{i}]" for i, _ in inputs) or "pass",
+        others=" or ".join(f"type(a{i}) is not ndarray or not a{i}.flags.c_contiguous" for i, _ in inputs) or "False",
+        feed=f"{{{', '.join(f'node{i}: value(a{i}, place)' for i, _ in inputs)}}}",
+        results=f"{{{', '.join(f'result{i}: result(values[{i}], type{i})' for i, _ in outputs)}}}",
+    )
+    exec(source, names)  # noqa: S102 - the source holds counts alone
+    infer: Infer = names["infer_native"]
     return infer
 
 

@@ -19,6 +19,15 @@ _OUT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
+_UPGRADE = "run: pip install --upgrade onnxruntime; or export the model for an older version"
+_REMEDIES = {
+    "No Op registered for": _UPGRADE,
+    "nsupported model IR version": _UPGRADE,
+    "is under development": _UPGRADE,
+    "is not a registered function/op": "package it with the library that has the operator: custom_ops=[...]",
+    "onflicting with a registered kernel": "leave one of the libraries out of custom_ops: both have this operator",
+}
+
 _AT_LOAD = {
     "InvalidProtobuf": "the file is no ONNX model",
     "InvalidGraph": "the graph is invalid",
@@ -34,7 +43,8 @@ def load_failed(error: Exception, at: str) -> NeuropodError:
     if isinstance(error, NeuropodError):
         return error
     what = _AT_LOAD.get(type(error).__name__, "ONNX Runtime refused the model")
-    return ModelLoadError(f"{what}: {reason(error)}", at=at)
+    remedy = next((text for words, text in _REMEDIES.items() if words in str(error)), "")
+    return ModelLoadError(f"{what}: {reason(error)}", at=at, remedy=remedy)
 
 
 def call_failed(error: Exception) -> NeuropodError:

@@ -18,6 +18,7 @@ __all__ = [
     "Providers",
     "check_running",
     "could_not_start",
+    "cuda_index",
     "has_cuda_driver",
     "is_automatic",
     "missing",
@@ -90,6 +91,14 @@ def could_not_start(providers: Providers, error: Exception) -> DeviceError:
     if isinstance(error, DeviceError):
         return error
     return _not_started(providers[0][0], f"ONNX Runtime could not start it: {reason(error)}")
+
+
+def cuda_index(session: Any) -> int | None:
+    """Give the number of the GPU that a session runs on; None if it runs on none of NVIDIA's."""
+    name = session.get_providers()[0]
+    if name not in _ON_CUDA:
+        return None
+    return int(session.get_provider_options().get(name, {}).get("device_id", 0))
 
 
 def is_automatic(options: LoadOptions) -> bool:

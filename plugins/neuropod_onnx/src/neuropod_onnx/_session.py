@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from neuropod_core.backend import LoadOptions
-from neuropod_core.errors import ModelLoadError, OptionError, shown
-from neuropod_onnx._errors import load_failed, reason
+from neuropod_onnx._errors import load_failed
+from neuropod_onnx._kept import KeptModel
+from neuropod_onnx._libraries import add_providers, plugin_devices, register_libraries
 from neuropod_onnx._providers import (
     CPU,
     CUDA,
@@ -23,20 +24,20 @@ from neuropod_onnx._providers import (
     providers_for,
 )
 
-__all__ = ["open_session", "run_options"]
-
-_LEVELS = {
-    "none": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
-_MODES = {"sequential": "ORT_SEQUENTIAL", "parallel": "ORT_PARALLEL"}
-_FATAL = 4
+__all__ = ["open_session"]
 
 
-def open_session(path: Path, options: LoadOptions, custom_ops: tuple[Path, ...] = ()) -> Any:
+def open_session(path: Path, options: LoadOptions, prepare: Callable[[], Any], kept: KeptModel | None = None) -> Any:
     """Open the model at `path` on the providers that `options` ask for.
+
+    Parameters
+    ----------
+    path, options
+        The model, and what the caller wants.
+    prepare
+        Gives new session options for each attempt.
+    kept
+        Where the optimized graph is kept, if it is; for sessions on the CPU alone.
 
     Raises
     ------
@@ -44,18 +45,39 @@ def open_session(path: Path, options: LoadOptions, custom_ops: tuple[Path, ...] 
         If one of them cannot be had and no fallback was asked for.
     ModelLoadError, OptionError
     """
+    register_libraries(options)
     providers = providers_for(options)
     may_fall_back = options.flag("fallback") or is_automatic(options)
-    prepared = _session_options(options, custom_ops)
+    prepared = prepare()
+    if kept is not None and providers == [(CPU, {})] and (session := _kept_session(path, prepare, kept)) is not None:
+        return session
     try:
         return _strict_session(path, prepared, providers)
     except Exception as error:
         if providers == [(CPU, {})]:
             raise load_failed(error, path.name) from error
-        on_cpu = _on_cpu(path, _session_options(options, custom_ops))
+        on_cpu = _on_cpu(path, prepare())
         if may_fall_back:
             return on_cpu
         raise could_not_start(providers, error) from error
+
+
+def _kept_session(path: Path, prepare: Callable[[], Any], kept: KeptModel) -> Any:
+    """Open the optimized graph, or the model and keep its optimized graph; None where that fails, for any reason."""
+    import onnxruntime
+
+    if (file := kept.path) is not None:
+        prepared = prepare()
+        prepared.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        with suppress(Exception):
+            return _strict_session(file, prepared, [(CPU, {})])
+        kept.forget()
+    with suppress(Exception), kept.writing() as partial:
+        if partial is not None:
+            prepared = prepare()
+            prepared.optimized_model_filepath = str(partial)
+            return _strict_session(path, prepared, [(CPU, {})])
+    return None
 
 
 def _on_cpu(path: Path, prepared: Any) -> Any:
@@ -66,24 +88,21 @@ def _on_cpu(path: Path, prepared: Any) -> Any:
         raise load_failed(error, path.name) from error
 
 
-def run_options(options: LoadOptions) -> Any:
-    """Give the options of every call, made once: building them anew costs more than a microsecond a call."""
-    import onnxruntime
-
-    made = onnxruntime.RunOptions()
-    made.log_severity_level = _severity(options)
-    return made
-
-
 def _strict_session(path: Path, prepared: Any, providers: Providers) -> Any:
     import onnxruntime
 
-    absent = missing(providers, onnxruntime.get_available_providers())
+    built_in = onnxruntime.get_available_providers()
+    devices = plugin_devices() if missing(providers, built_in) else {}
+    absent = missing(providers, [*built_in, *devices])
     if absent is not None:
         raise absent
     if CUDA in dict(providers):
         _preload_cuda()
-    session = _strict_class()(str(path), prepared, providers=providers, read_config_from_model=0)
+    named: Providers | None = providers
+    if any(name in devices for name, _ in providers):
+        add_providers(prepared, providers, devices)
+        named = None
+    session = _strict_class()(str(path), prepared, providers=named, read_config_from_model=0)
     check_running(providers, session.get_providers())
     return session
 
@@ -107,60 +126,3 @@ def _strict_class() -> Any:
         _enable_fallback = property(lambda _self: False, lambda _self, _value: None)
 
     return StrictSession
-
-
-def _session_options(options: LoadOptions, custom_ops: tuple[Path, ...]) -> Any:
-    import onnxruntime
-
-    made = onnxruntime.SessionOptions()
-    made.log_severity_level = _severity(options)
-    made.intra_op_num_threads = options.integer("intra_op_threads") or 0
-    made.inter_op_num_threads = options.integer("inter_op_threads") or 0
-    level = _one_of(options, "graph_optimization_level", _LEVELS, "all")
-    made.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
-    made.execution_mode = getattr(onnxruntime.ExecutionMode, _one_of(options, "execution_mode", _MODES, "sequential"))
-    for key, value in _entries(options).items():
-        _add_entry(made, key, value)
-    for library in custom_ops:
-        _register(made, library)
-    return made
-
-
-def _entries(options: LoadOptions) -> dict[str, str]:
-    spinning = "1" if options.flag("allow_spinning", default=True) else "0"
-    entries = {"session.load_model_format": "ONNX"}  # Never a guess from the file's first bytes.
-    if "allow_spinning" in options.values:
-        entries |= {f"session.{kind}_op.allow_spinning": spinning for kind in ("intra", "inter")}
-    given = options.values.get("session_config", {})
-    if not isinstance(given, Mapping) or not all(isinstance(part, str) for pair in given.items() for part in pair):
-        raise OptionError(f"option 'session_config' is a table of text to text, not {shown(given)}")
-    return entries | dict(given)
-
-
-def _add_entry(made: Any, key: str, value: str) -> None:
-    try:
-        made.add_session_config_entry(key, value)
-    except Exception as error:
-        raise OptionError(f"ONNX Runtime refused {shown(key)}: {reason(error)}", at="session_config") from error
-
-
-def _register(made: Any, library: Path) -> None:
-    try:
-        made.register_custom_ops_library(str(library))
-    except Exception as error:
-        what = f"the library of custom operators cannot be loaded: {reason(error)}"
-        raise ModelLoadError(what, at=f"ops/{library.name}") from error
-
-
-def _severity(options: LoadOptions) -> int:
-    severity = options.integer("log_severity", _FATAL, least=0)
-    if severity is None or severity > _FATAL:
-        raise OptionError(f"option 'log_severity' is an int from 0 to {_FATAL}, not {shown(severity)}")
-    return severity
-
-
-def _one_of(options: LoadOptions, name: str, known: Mapping[str, str], default: str) -> str:
-    value = options.text(name, default)
-    if value is None or value not in known:
-        raise OptionError(f"option {name!r} is one of {', '.join(known)}, not {shown(value)}")
-    return known[value]

@@ -10,6 +10,7 @@ from typing import Any
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import PackageFormatError, shown
 from neuropod_core.problem import Problem, TensorSpec
+from neuropod_onnx._types import refusal
 from neuropod_onnx.contents import Contents, Declared
 
 __all__ = ["Port", "Signature", "match", "node_names"]
@@ -27,13 +28,14 @@ class Port:
     """One tensor: what the problem says of it, and what the model calls it.
 
     An output `is_stored` where no operator computes it: it is an input or an initializer, whose memory some versions of
-    ONNX Runtime give away as a result.
+    ONNX Runtime give away as a result. It `may_be_nothing` where the model declares it optional: a call may give none.
     """
 
     spec: TensorSpec
     node: str
     required: bool = True
     is_stored: bool = False
+    may_be_nothing: bool = False
 
     @property
     def name(self) -> str:
@@ -134,14 +136,20 @@ class _Side:
             raise PackageFormatError(what, at=f"{self._side}.{spec.name}", remedy="name it in node_name_mapping")
         node = self._nodes[name]
         self._compare(spec, node)
-        return Port(spec, name, required and not node.type.startswith("optional"), is_stored)
+        optional = node.type.startswith("optional")
+        return Port(spec, name, required and not optional, is_stored, optional)
 
     def _compare(self, spec: TensorSpec, node: Any) -> None:
         found = _TENSOR.match(node.type)
         dtype = _DTYPES.get(found[2]) if found else None
+        if dtype is None:
+            reason, remedy = refusal(node.type)
+            raise PackageFormatError(
+                f"the model's {shown(node.name)} {reason}", at=f"{self._side}.{spec.name}", remedy=remedy
+            )
         shape = self._shape(node)
         if dtype is not spec.dtype or not _agree(spec.shape, shape):
-            theirs = f"{dtype or node.type}{'' if shape is None else list(shape)}".replace("None", "?").replace("'", "")
+            theirs = f"{dtype}{'' if shape is None else list(shape)}".replace("None", "?").replace("'", "")
             what = f"the problem says {spec.notation}, the model {theirs}"
             raise PackageFormatError(what, at=f"{self._side}.{spec.name}", remedy="package it with the model's specs")
 

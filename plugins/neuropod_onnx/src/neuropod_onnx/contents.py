@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelLoadError, PackageFormatError, PackageLimitError, shown
+from neuropod_onnx._types import ELEMENT_TYPES, element_name
 from neuropod_onnx._wire import Bytes, MalformedError, TooManyFieldsError, Wire, signed
 
 __all__ = ["Contents", "Declared", "External", "check_external", "parse_contents", "read_contents"]
@@ -40,36 +41,27 @@ _LEAVES = {"graph": (11, 12), "node": (4,)}
 _GRAPH_INPUT, _OP_TYPE = 11, 4
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_EXTERNAL = 1, 2, 8, 13
 _TENSOR_FIELDS = (1, 2, 8, 13)
+_VALUE_TYPE = 2
+_KINDS = {1: "tensor", 4: "seq", 5: "map", 8: "sparse_tensor", 9: "optional"}
+_TENSOR_KINDS = (1, 8)
 
-_CODE_OPERATORS = (b"EPContext", b"PythonOp", b"PyOp")  # Engines of vendors; Python by name.
+# Engines of vendors; Python, and operators of other frameworks, by name.
+_CODE_OPERATORS = (b"EPContext", b"Snpe", b"PythonOp", b"PyOp", b"TritonOp", b"ATen")
 _TELLING = re.compile(b"location|" + b"|".join(_CODE_OPERATORS))
-
-ELEMENT_TYPES = {
-    1: DType.FLOAT32,
-    2: DType.UINT8,
-    3: DType.INT8,
-    4: DType.UINT16,
-    5: DType.INT16,
-    6: DType.INT32,
-    7: DType.INT64,
-    8: DType.STRING,
-    9: DType.BOOL,
-    10: DType.FLOAT16,
-    11: DType.FLOAT64,
-    12: DType.UINT32,
-    13: DType.UINT64,
-    16: DType.BFLOAT16,
-}
-"""Element types by their number in onnx.proto."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """An input or output as the file declares it; `dtype` and `shape` are None where it does not say."""
+    """An input or output as the file declares it; `dtype` and `shape` are None where it does not say.
+
+    `type_name` is its type as ONNX Runtime writes it, ``seq(tensor(float))``; empty where the file does not say.
+    """
 
     name: str
     dtype: DType | None
     shape: tuple[int | str | None, ...] | None
+    optional: bool = False
+    type_name: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -140,6 +132,14 @@ def parse_contents(data: Bytes, name: str = "model.onnx") -> Contents:
     return found
 
 
+@dataclass(frozen=True)
+class _Type:
+    name: str = ""
+    dtype: DType | None = None
+    shape: tuple[int | str | None, ...] | None = None
+    optional: bool = False
+
+
 class _Search:
     def __init__(self, wire: Wire, found: Contents) -> None:
         self._wire, self._found = wire, found
@@ -198,28 +198,51 @@ class _Search:
         return halves[1], halves[2]
 
     def _declared(self, start: int, stop: int) -> Declared:
-        name, dtype, shape = "", None, None
+        name, declared = "", _Type()
         for number, first, last in self._wire.fields(start, stop, (1, 2)):
             if number == 1 and last >= 0:
                 name = self._text(first, last)
-            elif number == 2 and last >= 0:  # noqa: PLR2004 - ValueInfoProto.type
-                for kind, inner, end in self._wire.fields(first, last, (1,)):
-                    if kind == 1 and end >= 0:
-                        dtype, shape = self._tensor_type(inner, end)
-        return Declared(name, dtype, shape)
+            elif number == _VALUE_TYPE and last >= 0:
+                declared = self._type(first, last, 0)
+        return Declared(name, declared.dtype, declared.shape, declared.optional, declared.name)
 
-    def _tensor_type(self, start: int, stop: int) -> tuple[DType | None, tuple[int | str | None, ...] | None]:
-        dtype, shape = None, None
+    def _type(self, start: int, stop: int, depth: int) -> _Type:
+        if depth > _MOST_NESTED:
+            raise MalformedError
+        found = _Type()
+        for kind, first, last in self._wire.fields(start, stop, _KINDS):
+            if last < 0:
+                continue
+            if kind in _TENSOR_KINDS:
+                found = self._tensor_type(_KINDS[kind], first, last)
+            else:
+                found = self._container_type(_KINDS[kind], first, last, depth)
+        return found
+
+    def _container_type(self, kind: str, start: int, stop: int, depth: int) -> _Type:
+        key, inner = "", _Type()
+        for _, first, last in self._wire.fields(start, stop, (1, 2)):
+            if last < 0:
+                key = f"{element_name(first)},"
+            else:
+                inner = self._type(first, last, depth + 1)
+        name = f"{kind}({key}{inner.name})"
+        if kind == "optional" and inner.dtype is not None:
+            return _Type(name, inner.dtype, inner.shape, optional=True)
+        return _Type(name)
+
+    def _tensor_type(self, kind: str, start: int, stop: int) -> _Type:
+        dtype, shape, name = None, None, ""
         for number, first, last in self._wire.fields(start, stop, (1, 2)):
             if number == 1 and last < 0:
-                dtype = ELEMENT_TYPES.get(first)
+                dtype, name = ELEMENT_TYPES.get(first), f"{kind}({element_name(first)})"
             elif number == 2 and last >= 0:  # noqa: PLR2004 - TypeProto.Tensor.shape
                 shape = tuple(
                     self._dim(inner, end)
-                    for kind, inner, end in self._wire.fields(first, last, (1,))
-                    if kind == 1 and end >= 0
+                    for field_number, inner, end in self._wire.fields(first, last, (1,))
+                    if field_number == 1 and end >= 0
                 )
-        return dtype, shape
+        return _Type(name, dtype if kind == "tensor" else None, shape)
 
     def _dim(self, start: int, stop: int) -> int | str | None:
         dim: int | str | None = None

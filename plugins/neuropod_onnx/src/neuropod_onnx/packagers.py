@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neuropod_core.errors import ModelLoadError, PackageError, PackagingError, shown
 from neuropod_core.packaging import new_package
 from neuropod_core.problem import Problem, TensorSpec
+from neuropod_onnx._types import refusal
 from neuropod_onnx.contents import Contents, Declared, check_external, parse_contents, read_contents
 
 if TYPE_CHECKING:
@@ -154,8 +155,12 @@ def _declared_problem(contents: Contents, mapping: Mapping[str, str]) -> Problem
 
 
 def _spec(declared: Declared, ours: Mapping[str, str], side: str) -> TensorSpec:
+    if declared.dtype is None and declared.type_name:
+        reason, remedy = refusal(declared.type_name)
+        raise PackagingError(f"{side} {shown(declared.name)} of the model {reason}", remedy=remedy)
     if declared.dtype is None or declared.shape is None:
-        missing = "a tensor type that neuropod knows" if declared.dtype is None else "a shape"
+        missing = "a type" if declared.dtype is None else "a shape"
         what = f"the model does not declare {missing} for {side} {shown(declared.name)}"
         raise PackagingError(what, remedy="pass input_spec and output_spec, or a problem")
-    return TensorSpec(ours.get(declared.name, declared.name), declared.dtype, declared.shape)
+    name = ours.get(declared.name, declared.name)
+    return TensorSpec(name, declared.dtype, declared.shape, optional=declared.optional)

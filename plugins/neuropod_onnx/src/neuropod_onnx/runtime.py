@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from neuropod_core.backend import LoadOptions
 from neuropod_core.variants import Variant
+from neuropod_onnx._dimensions import fixed_dimensions
 from neuropod_onnx._executor import OnnxExecutor
-from neuropod_onnx._session import open_session, run_options
+from neuropod_onnx._kept import kept_model
+from neuropod_onnx._options import run_options, session_options
+from neuropod_onnx._session import open_session
 from neuropod_onnx._signature import Signature, match, node_names
 from neuropod_onnx.contents import check_external, read_contents
 
@@ -19,8 +23,11 @@ def load(variant: Variant, options: LoadOptions) -> OnnxExecutor:
     path = variant.artefact("data/model.onnx")
     contents = read_contents(path)
     check_external(contents, path.parent)
-    session = open_session(path, options, variant.custom_ops)
-    signature = match(variant.problem, session, contents, node_names(variant.config))
+    mapping = node_names(variant.config)
+    dimensions = fixed_dimensions(options, variant.problem, contents, mapping)
+    kept = kept_model(options, path, contents, variant.custom_ops, dimensions)
+    session = open_session(path, options, partial(session_options, options, variant.custom_ops, dimensions), kept)
+    signature = match(variant.problem, session, contents, mapping)
     return OnnxExecutor(session, run_options(options), signature, _facts(session, signature))
 
 

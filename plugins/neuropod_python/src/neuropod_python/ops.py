@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import sys
-import threading
 from collections.abc import Iterable
+from functools import partial
 from importlib.machinery import ExtensionFileLoader
 from pathlib import Path
 from types import ModuleType
 
+from neuropod_core.custom_ops import loaded_once
 from neuropod_core.errors import ModelLoadError
 
 __all__ = ["Ops"]
-
-_loaded: dict[str, ModuleType] = {}
-_lock = threading.RLock()
 
 
 class Ops:
@@ -43,12 +40,7 @@ class Ops:
 
     def module(self, name: str) -> ModuleType:
         """Give the module `name`, loaded."""
-        path = self._files[name]
-        digest = f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
-        with _lock:
-            if digest not in _loaded:
-                _loaded[digest] = _load(name, path)
-            return _loaded[digest]
+        return loaded_once(f"python module {name}", self._files[name], partial(_load, name))
 
 
 def _load(name: str, path: Path) -> ModuleType:

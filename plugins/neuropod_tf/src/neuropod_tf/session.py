@@ -24,6 +24,7 @@ from neuropod_tf._analysis import Traits
 from neuropod_tf._artefact import Artefact, names_of_init_ops, read_variant
 from neuropod_tf._bindings import Bindings, bind
 from neuropod_tf._calls import callable_for
+from neuropod_tf._custom_ops import load_custom_ops
 from neuropod_tf._devices import device_of, intra_op_threads, session_config
 from neuropod_tf._errors import inference_error, loading
 from neuropod_tf._plans import Plan, arrays_in_order
@@ -47,7 +48,7 @@ def open_executor(variant: Variant, options: LoadOptions) -> SessionExecutor:
     artefact = read_variant(variant)
     device = device_of(options)
     with loading(artefact.at), ExitStack() as undo:
-        _load_custom_ops(variant)
+        load_custom_ops(variant.custom_ops)
         graph = import_graph(artefact)
         signature = artefact.signature(options.text("signature") or variant.config.get("signature"))
         bindings = bind(graph, artefact, signature, _mapping(variant), variant.problem)
@@ -246,10 +247,3 @@ def _mapping(variant: Variant) -> Mapping[str, str]:
     if not isinstance(mapping, Mapping) or not all(isinstance(name, str) for name in mapping.values()):
         raise PackageFormatError(f"node_name_mapping is a table of names, not {shown(mapping)}", at="0/config.json")
     return mapping
-
-
-def _load_custom_ops(variant: Variant) -> None:
-    import tensorflow as tf
-
-    for library in variant.custom_ops:
-        tf.load_op_library(str(library))

@@ -1,0 +1,16 @@
+// The operator neuropod_test::scaled_add(x, y, factor) = x + factor * y for PyTorch.
+
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+static at::Tensor scaled_add(const at::Tensor& x, const at::Tensor& y, double factor) {
+  return at::add(x, y, factor);
+}
+
+TORCH_LIBRARY(neuropod_test, library) {
+  library.def("scaled_add(Tensor x, Tensor y, float factor) -> Tensor");
+  library.impl("scaled_add", c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(scaled_add));
+}
+
+// Lets tests make libraries of other content that register the same operator.
+extern "C" const char* scaled_add_build() { return "build: " SCALED_ADD_BUILD; }
