@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -109,8 +110,7 @@ class Plugin:
         """
         if self.platform in _registered:
             return _registered[self.platform][1]
-        remedy = f"reinstall it: pip install --force-reinstall {self.distribution}"
-        with _blaming(self, f"importing {self.target}", remedy):
+        with _blaming(self, f"importing {self.target}"):
             return _loaded(self.platform, self.target)
 
 
@@ -159,7 +159,7 @@ def check_framework(backend: Backend, version_range: str = "*", asked_by: str = 
     if version is None:
         return _without_framework(descriptor)
     framework = descriptor.framework[0] if descriptor.framework else descriptor.platform
-    if descriptor.framework_versions and not _in_specifier(version, descriptor.framework_versions):
+    if descriptor.framework_versions and not _in_specifier(version, descriptor):
         asked = f"the backend for {descriptor.platform!r}"
         raise FrameworkVersionError(framework, descriptor.framework_versions, version, asked, _install(descriptor))
     if not _in_npm_range(version, version_range, asked_by):
@@ -237,14 +237,32 @@ def _loaded(name: str, target: str) -> object:
 
 
 @contextmanager
-def _blaming(plugin: Plugin, doing: str, remedy: str = "tell its author") -> Iterator[None]:
+def _blaming(plugin: Plugin, doing: str) -> Iterator[None]:
     """Turn whatever a plugin raises into an error that names it: there is no closed list of that."""
     try:
         yield
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        raise PluginError(str(plugin), f"{doing} raised {type(error).__name__}: {error}", remedy) from error
+        what = f"{type(error).__name__}: {error}".removesuffix(": ") + _line(error, plugin)
+        raise PluginError(str(plugin), f"{doing} raised {what}", _remedy(error, plugin)) from error
+
+
+def _line(error: BaseException, plugin: Plugin) -> str:
+    """Say which line of the plugin's own package raised, or called what did, as a `SyntaxError` says of itself."""
+    package = re.split(r"[.:]", plugin.target)[0]
+    frames = traceback.walk_tb(error.__traceback__)
+    own = [at for at in frames if str(at[0].f_globals.get("__name__")).partition(".")[0] == package]
+    if isinstance(error, SyntaxError) or not own:
+        return ""
+    frame, line = own[-1]
+    return f" ({os.path.basename(frame.f_code.co_filename)}, line {line})"  # noqa: PTH119 - a text
+
+
+def _remedy(error: BaseException, plugin: Plugin) -> str:
+    if isinstance(error, ImportError | SyntaxError) and plugin.platform not in _registered:  # A file may be missing.
+        return f"reinstall it: pip install --force-reinstall {plugin.distribution}; or tell its author"
+    return "tell its author"
 
 
 def _blocked_by(distribution: str) -> str:
@@ -265,18 +283,34 @@ def _asked(plugin: Plugin, module: object) -> Backend:
     with _blaming(plugin, "its hook neuropod_backend"):
         manager.register(module, name=str(plugin))
         backend = manager.hook.neuropod_backend(platform=plugin.platform)
+    if not manager.hook.neuropod_backend.get_hookimpls():
+        raise _without_hook(plugin, module)
     return _checked_backend(plugin, backend)
+
+
+def _without_hook(plugin: Plugin, module: object) -> PluginError:
+    if callable(getattr(module, "neuropod_backend", None)):
+        return PluginError(
+            str(plugin), "its function neuropod_backend is not marked as a hook", "put @hookimpl above it"
+        )
+    return PluginError(
+        str(plugin), "it has no hook neuropod_backend", f"write one into {plugin.target}, with @hookimpl"
+    )
 
 
 def _checked_backend(plugin: Plugin, backend: object) -> Backend:
     if not isinstance(backend, Backend):
         reason = f"its hook neuropod_backend gave {shown(backend)} for {plugin.platform!r}, not a Backend"
-        raise PluginError(str(plugin), reason, "tell its author")
+        is_class = isinstance(backend, type) and issubclass(backend, Backend)
+        raise PluginError(str(plugin), reason, "give an instance of it" if is_class else "tell its author")
     with _blaming(plugin, "reading its descriptor"):
         descriptor = getattr(backend, "descriptor", None)
-    if not isinstance(descriptor, Descriptor) or descriptor.platform != plugin.platform:
-        reason = f"its backend describes {shown(descriptor)} where {plugin.platform!r} was asked for"
-        raise PluginError(str(plugin), reason, "tell its author")
+    if not isinstance(descriptor, Descriptor):
+        reason = f"its backend has {shown(descriptor)} as descriptor"
+        raise PluginError(str(plugin), reason, f"write descriptor = Descriptor(...) into {type(backend).__name__}")
+    if descriptor.platform != plugin.platform:
+        reason = f"its backend describes {descriptor.platform!r} where {plugin.platform!r} was asked for"
+        raise PluginError(str(plugin), reason, "name the entry point as Descriptor.platform says")
     return backend
 
 
@@ -325,13 +359,20 @@ def _without_framework(descriptor: Descriptor) -> str:
 
 
 def _install(descriptor: Descriptor) -> str:
-    return f"run: {descriptor.install}" if descriptor.install else "install it"
+    if descriptor.install:
+        return f"run: {descriptor.install}"
+    only_one = len(descriptor.framework) == 1
+    return f"run: pip install {descriptor.framework[0]}" if only_one else "install one of them"
 
 
-def _in_specifier(version: str, specifier: str) -> bool:
-    from packaging.specifiers import SpecifierSet
+def _in_specifier(version: str, descriptor: Descriptor) -> bool:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    return SpecifierSet(specifier).contains(version, prereleases=True)
+    try:
+        return SpecifierSet(descriptor.framework_versions).contains(version, prereleases=True)
+    except InvalidSpecifier as error:
+        reason = f"its framework_versions {shown(descriptor.framework_versions)} is no range of versions"
+        raise PluginError(descriptor.platform, reason, "write it as pip takes it: '>=2,<3'") from error
 
 
 def _in_npm_range(version: str, version_range: str, asked_by: str) -> bool:

@@ -77,6 +77,17 @@ def test_check_runs_the_suite_that_a_plugin_ships(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r.json").read_text()) == document
 
 
+def test_check_names_the_check_in_which_the_process_crashed(tmp_path: Path) -> None:
+    crash = "import os; os.abort() if variant.name == 'm' else None; return Same()"
+    installed(tmp_path, PLUGIN.replace("return Same()", crash))
+
+    code, document, _ = checked(tmp_path, "made", chosen="closed_model_says")
+
+    assert code == 4
+    message = document["error"]["message"]
+    assert "the suite crashed in test_a_closed_model_says_so[standard]: its process was ended by SIGABRT" in message
+
+
 def test_check_exits_with_1_and_tells_what_failed(tmp_path: Path) -> None:
     installed(tmp_path, plugin="print('hello')\n" + PLUGIN)
 

@@ -80,7 +80,9 @@ WAYS = {
     ),
     "duplicate": Way(SOUND, "conflict", "2 plugins claim platform 'duplicate'", "--backend", "conflict"),
     "prints": Way("print('welcome!')\n" + SOUND, "prints", "prints 'welcome!'", "tell its author", "ok"),
-    "exits": Way("import sys; sys.exit(3)\n", "broken", "raised SystemExit: 3", "--force-reinstall bad-exits"),
+    "exits": Way(
+        "import sys; sys.exit(3)\n", "broken", "raised SystemExit: 3 (bad_exits.py, line 1)", "tell its author"
+    ),
     "hangs": Way(
         "import threading\nthreading.Event().wait()\n",
         "broken",
@@ -95,8 +97,13 @@ WAYS = {
         "ok",
     ),
     "base": Way(
-        "class Odd(BaseException): pass\nraise Odd('odd')\n", "broken", "raised Odd: odd", "--force-reinstall bad-base"
+        "class Odd(BaseException): pass\nraise Odd('odd')\n",
+        "broken",
+        "raised Odd: odd (bad_base.py, line 2)",
+        "tell its author",
     ),
+    "unmarked": Way(worse("@hookimpl", ""), "broken", "neuropod_backend is not marked as a hook", "put @hookimpl"),
+    "instance": Way(worse("return Made(platform)", "return Made"), "broken", "not a Backend", "give an instance of it"),
     "type": Way(worse("return Made(platform)", "return 3"), "broken", "gave 3 for 'type'", "tell its author"),
     "slow": Way(
         "import time\nend = time.perf_counter() + 0.6\nwhile time.perf_counter() < end: pass\n" + SOUND,
@@ -122,7 +129,16 @@ WAYS = {
     ),
     "interrupts": Way("raise KeyboardInterrupt\n", "broken", "raised KeyboardInterrupt", "tell its author"),
     "describes": Way(
-        worse("Trust.DATA, packagers", "Trust.DATA, options=3, packagers"), "broken", "describing it raised", "author"
+        worse("return Made(platform)", "made = Made(platform); vars(made.descriptor)['dtypes'] = 3; return made"),
+        "broken",
+        "describing it raised TypeError",
+        "author",
+    ),
+    "listed": Way(
+        worse("Trust.DATA, packagers", "Trust.DATA, options=['strict'], packagers"),
+        "broken",
+        "expected options of a descriptor as a dictionary, got ['strict'] (bad_listed.py, line 17)",
+        "author",
     ),
     "attribute": Way(
         "def __getattr__(name): raise RuntimeError(name)\n",
@@ -145,6 +161,13 @@ WAYS = {
         "framework",
         "needs no-such-framework, which is not installed",
         "run: pip install it",
+        "no-framework",
+    ),
+    "unranged": Way(
+        worse("Trust.DATA, ", "Trust.DATA, ('pytest',), 'about 8', "),
+        "framework",
+        "its framework_versions 'about 8' is no range of versions",
+        "write it as pip takes it: '>=2,<3'",
         "no-framework",
     ),
     "unfit": Way(

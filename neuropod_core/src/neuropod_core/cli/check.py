@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import click
 
 from neuropod_core.cli._completion import complete_plugins
 from neuropod_core.cli._errors import Code
+from neuropod_core.cli._examination import signal_name
 from neuropod_core.cli._options import json_option, limit_option, verbose_option
 from neuropod_core.cli._output import Facts, Output, Report, Table, progress
 from neuropod_core.errors import BackendError
@@ -99,10 +101,20 @@ def _checked(suites: Iterable[str], *, verbose: bool) -> dict[str, Any]:
         except (OSError, ValueError):
             document = {"suites": []}
         if ran.returncode not in _RAN or not document["suites"]:
-            said = (ran.stdout or b"").decode("utf-8", "replace").strip().splitlines()
-            errors = [line for line in said if line.startswith("E ")] or said or ["see above"]
-            raise BackendError(f"the suite did not run: {errors[-1].removeprefix('E').strip()}", remedy="add -v")
+            raise _without_report(ran.returncode, (ran.stdout or b"").decode("utf-8", "replace").strip())
     return document
+
+
+def _without_report(code: int, said: str) -> BackendError:
+    """Say why pytest wrote none: the framework took the process with it, or the suite cannot be imported."""
+    if code < 0:
+        begun = re.findall(r"^\S+::(test_\S+) ", said, re.MULTILINE)  # Written before each test.
+        where = f" in {begun[-1]}" if begun else ""
+        what = f"the suite crashed{where}: its process was ended by {signal_name(-code)}"
+        return BackendError(what, remedy="let the backend refuse what makes the framework crash; add -v for all frames")
+    lines = said.splitlines()
+    errors = [line for line in lines if line.startswith("E ")] or lines or ["see above"]
+    return BackendError(f"the suite did not run: {errors[-1].removeprefix('E ').strip()}", remedy="add -v")
 
 
 def _module(suites: list[str]) -> str:
@@ -120,7 +132,7 @@ def _pytest(folder: Path, *, verbose: bool) -> subprocess.CompletedProcess[bytes
     command = [
         *(sys.executable, "-m", "pytest", "-p", "neuropod_core.pytest_report", "-p", "no:cacheprovider", "-p"),
         *("no:randomly", "--rootdir", str(folder), "--neuropod-report", str(folder / "report.json")),
-        *(("--verbose",) if verbose else ("--quiet", "--tb=short")),
+        *("--verbose", "--color=no", *(() if verbose else ("--tb=short",))),
         str(folder / "test_conformance.py"),
     ]
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
