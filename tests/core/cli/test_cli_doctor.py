@@ -315,6 +315,21 @@ def test_doctor_of_a_sound_plugin_finds_nothing(tmp_path: Path) -> None:
 # -- around the plugins
 
 
+@pytest.mark.parametrize(
+    ("group", "meant"), [("neuropod.backend", "neuropod.backends"), ("neuropod_tests", "neuropod.tests")]
+)
+def test_doctor_finds_entry_points_that_nothing_reads(group: str, meant: str, tmp_path: Path) -> None:
+    install_in(tmp_path, "stray", SOUND, group=group)
+
+    code, document = said_by(seen_from(tmp_path, tmp_path / "cache"), "doctor")
+
+    (found,) = [finding for finding in document["findings"] if finding["check"] == "group"]
+    assert code == 1
+    assert found["subject"] == "stray 1.2"
+    assert found["what"] == f"it has entry points in the group {group!r}, which nothing reads"
+    assert found["remedy"] == f"did you mean {meant}?"
+
+
 def build_of(site: Path, name: str, *files: str) -> None:
     """Install a distribution that owns some files."""
     facts = site / f"{name.replace('-', '_')}-3.0.dist-info"
