@@ -149,6 +149,20 @@ WAYS = {
     "uncontracted": Way(
         worse("neuropod_contract = (1, 0)", ""), "contract", "states no contract version", "put neuropod_contract = "
     ),
+    "lost": Way(
+        worse('f"{__name__}:create"', '"bad_lost.nothing:create"'),
+        "packager",
+        "packagers that are not there: create_lost_neuropod (bad_lost.nothing:create)",
+        "tell its author",
+        "ok",
+    ),
+    "bare": Way(
+        worse('f"{__name__}:create"', "__name__"),
+        "packager",
+        "packagers that are not there: create_bare_neuropod (bad_bare)",
+        "tell its author",
+        "ok",
+    ),
     "eager": Way(
         "import pytest\n" + worse("Trust.DATA, ", "Trust.DATA, ('pytest',), "),
         "eager",

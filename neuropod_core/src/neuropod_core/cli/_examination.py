@@ -48,8 +48,8 @@ def examined(plugin: Plugin, *, limit: float = LIMIT, kind: str = BACKEND) -> di
     -------
     Under ``error`` what is wrong, or None; ``seconds`` that it took; ``changed`` names what the plugin changed of its
     process; ``printed`` is what it wrote. For a backend that can be had: ``contract``, the fields of its descriptor,
-    ``framework_version``, ``unfit`` (what is wrong with the framework, or None) and ``eager``, the modules of the
-    framework that were imported already.
+    ``framework_version``, ``unfit`` (what is wrong with the framework, or None), ``eager``, the modules of the
+    framework that were imported already, and ``lost``, the packagers whose module is not there.
     """
     with tempfile.TemporaryDirectory(prefix="neuropod-", ignore_cleanup_errors=True) as name:
         folder = Path(name)

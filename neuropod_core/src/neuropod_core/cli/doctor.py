@@ -31,6 +31,7 @@ Checks:
   environment  importing a plugin changes variables, the path or handlers
   prints       importing a plugin prints
   eager        importing a plugin imports its framework
+  packager     a plugin lists a packager that is not there, as module:function
   slow         importing a plugin takes long
   observer     a plugin that watches cannot be used
   cache        archives cannot be unpacked for good
