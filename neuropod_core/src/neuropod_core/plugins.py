@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from neuropod_core import hookspecs
+from neuropod_core._blame import blaming
 from neuropod_core._entry_points import Entry, entries
 from neuropod_core.backend import CONTRACT_VERSION, Backend, Descriptor
 from neuropod_core.errors import (
@@ -236,33 +236,9 @@ def _loaded(name: str, target: str) -> object:
     return metadata.EntryPoint(name, target, hookspecs.BACKENDS_GROUP).load()
 
 
-@contextmanager
-def _blaming(plugin: Plugin, doing: str) -> Iterator[None]:
-    """Turn whatever a plugin raises into an error that names it: there is no closed list of that."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        what = f"{type(error).__name__}: {error}".removesuffix(": ") + _line(error, plugin)
-        raise PluginError(str(plugin), f"{doing} raised {what}", _remedy(error, plugin)) from error
-
-
-def _line(error: BaseException, plugin: Plugin) -> str:
-    """Say which line of the plugin's own package raised, or called what did, as a `SyntaxError` says of itself."""
-    package = re.split(r"[.:]", plugin.target)[0]
-    frames = traceback.walk_tb(error.__traceback__)
-    own = [at for at in frames if str(at[0].f_globals.get("__name__")).partition(".")[0] == package]
-    if isinstance(error, SyntaxError) or not own:
-        return ""
-    frame, line = own[-1]
-    return f" ({os.path.basename(frame.f_code.co_filename)}, line {line})"  # noqa: PTH119 - a text
-
-
-def _remedy(error: BaseException, plugin: Plugin) -> str:
-    if isinstance(error, ImportError | SyntaxError) and plugin.platform not in _registered:  # A file may be missing.
-        return f"reinstall it: pip install --force-reinstall {plugin.distribution}; or tell its author"
-    return "tell its author"
+def _blaming(plugin: Plugin, doing: str) -> AbstractContextManager[None]:
+    installed_as = "" if plugin.platform in _registered else plugin.distribution
+    return blaming(str(plugin), plugin.target, doing, installed_as)
 
 
 def _blocked_by(distribution: str) -> str:
