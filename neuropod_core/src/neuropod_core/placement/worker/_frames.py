@@ -36,6 +36,20 @@ def send(link: socket.socket, message: Mapping[str, Any], descriptors: Sequence[
     link.sendall(whole[sent:])
 
 
+def send_at_once(link: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+    """Send a short message without waiting for the other side to read it.
+
+    Raises
+    ------
+    BlockingIOError
+        If the other side has not read for so long that there is no room for it.
+    OSError
+        If the other side is gone.
+    """
+    body = json.dumps(message).encode()
+    socket.send_fds(link, [len(body).to_bytes(_LENGTH_BYTES, "big") + body], list(descriptors), socket.MSG_DONTWAIT)
+
+
 def receive(link: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """Wait for one message and the descriptors beside it; None at the end of the connection.
 
