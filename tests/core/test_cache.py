@@ -135,9 +135,9 @@ def test_a_time_in_whole_seconds_settles_later(ago_ns: int, kept: bool, tmp_path
     cache = Cache(tmp_path)
     now_s = time.time_ns() // 10**9
 
-    cache.remember(tmp_path / "m", "stamp", "key", now_s * 10**9 - ago_ns + 10**9)
+    cache.remember(str(tmp_path / "m"), "stamp", "key", now_s * 10**9 - ago_ns + 10**9)
 
-    assert (cache.key_of(tmp_path / "m", "stamp") == "key") is kept
+    assert (cache.key_of(str(tmp_path / "m"), "stamp") == "key") is kept
 
 
 @pytest.mark.parametrize("home", [Path("~/.cache/neuropod"), None], ids=["unknown", "refused"])

@@ -2,11 +2,15 @@
 
 ::
 
+    <root>/v1/downloads/...                              what comes from elsewhere, see `_remote._downloads`
     <root>/v1/index/<sha256 of a source's path>.json     its stamp, and the key of its content
     <root>/v1/lock                                       held while an entry comes, or replaces a damaged one
     <root>/v1/packages/<key>/content/...                 the files, read-only
     <root>/v1/packages/<key>/record.json                 their sizes and times, to notice when one was changed or lost
+    <root>/v1/pins/<sha256 of an archive>.json           the key of its content
     <root>/v1/unpacking/<random>, <random>.lock          work under way; the lock dies with its process
+    <root>/v1/uses/<key>                                 locked by each process that has the content open; its time of
+                                                         change is that of the last opening
 
 A folder appears under ``packages`` by one rename, complete. Two openers unpack side by side and the second throws its
 work away. What a killed one leaves behind is removed by the next that unpacks.
@@ -27,6 +31,7 @@ from typing import Any
 
 CACHE_VARIABLE = "NEUROPOD_CACHE_DIR"
 
+_USE_SECONDS = 60  # Within this, a second opening is not noted.
 _UNSETTLED_NS = 50_000_000  # A file written to within this time may change again without a new time stamp;
 _UNSETTLED_SECONDS_NS = 2_500_000_000  # on a file system that counts in seconds, or in pairs of them, within this.
 
@@ -55,31 +60,62 @@ class Cache:
     ----------
     folder
         Where this version of the cache lies.
+    packages
+        Where the content of each key is.
     """
 
     def __init__(self, root: Path) -> None:
         base = self.folder = root.absolute() / "v1"
-        self._index, self._packages, self._unpacking = base / "index", base / "packages", base / "unpacking"
+        self._index, self.packages, self._unpacking = base / "index", base / "packages", base / "unpacking"
+        self._downloads, self._pins, self._uses = base / "downloads", base / "pins", base / "uses"
 
-    def key_of(self, source: Path, stamp: str) -> str | None:
+    def key_of(self, source: str, stamp: str) -> str | None:
         """Give the key of a source's verified content, if the source still is as it was then."""
-        entry = _read_json(self._index_path(source))
+        entry = read_json(self._index_path(source))
         return entry["key"] if entry.get("stamp") == stamp and isinstance(entry.get("key"), str) else None
 
-    def remember(self, source: Path, stamp: str, key: str, newest_ns: int) -> None:
+    def remember(self, source: str, stamp: str, key: str, newest_ns: int) -> None:
         """Write down that a source with this stamp was verified, unless it was written to a moment ago."""
         if time.time_ns() - newest_ns < (_UNSETTLED_NS if newest_ns % 10**9 else _UNSETTLED_SECONDS_NS):
             return
+        self._write(self._index_path(source), {"source": str(source), "stamp": stamp, "key": key})
+
+    def pin(self, digest: str, key: str) -> None:
+        """Write down that an archive with this sha256 has the content of `key`."""
+        self._write(self._pins / f"{digest}.json", {"key": key})
+
+    def pinned(self, digest: str) -> str | None:
+        """Give the key of the content of an archive with this sha256, if that is known."""
+        key = read_json(self._pins / f"{digest}.json").get("key")
+        return key if isinstance(key, str) else None
+
+    def hold(self, key: str, owner: object) -> None:
+        """Keep the content of `key`, there or to come, from being pruned as long as `owner` is referenced."""
+        with contextlib.suppress(OSError):  # Who cannot write here uses what an administrator keeps.
+            self._make(self._uses)
+            descriptor = _shared(self._uses / key)
+            weakref.finalize(owner, os.close, descriptor)
+
+    @contextmanager
+    def download(self, source: str) -> Iterator[Path]:
+        """Give the folder for what comes from `source`, to one opener at a time."""
+        self._make(self._downloads)
+        name = sha256(source.encode("utf-8", "surrogatepass")).hexdigest()
+        with _alone(self._downloads / f"{name}.lock") as held:
+            # Without locks, nobody knows who else writes there.
+            yield self._downloads / (name if held else f"{name}-{os.urandom(8).hex()}")
+
+    def _write(self, path: Path, value: dict[str, str]) -> None:
         with contextlib.suppress(OSError):  # Not remembering costs time, nothing else.
-            self._make(self._index)
-            partial = self._index / f".{os.urandom(8).hex()}"
-            partial.write_text(json.dumps({"source": str(source), "stamp": stamp, "key": key}), "utf-8")
-            partial.replace(self._index_path(source))
+            self._make(path.parent)
+            partial = path.with_name(f".{os.urandom(8).hex()}")
+            partial.write_text(json.dumps(value), "utf-8")
+            partial.replace(path)
 
     def content(self, key: str) -> Path | None:
         """Give the folder with the content of `key`, if it is there and whole."""
-        entry = self._packages / key
-        files = _read_json(entry / "record.json").get("files")
+        entry = self.packages / key
+        files = read_json(entry / "record.json").get("files")
         content = entry / "content"
         return content if isinstance(files, dict) and files and _is_whole(content, files) else None
 
@@ -98,8 +134,8 @@ class Cache:
         folder.mkdir(exist_ok=True)
 
     def _published(self, key: str, work: Path) -> Path:
-        target = self._packages / key
-        self._make(self._packages)
+        target = self.packages / key
+        self._make(self.packages)
         # What another opener published meanwhile is in use by now: it must not be taken away, not even for a moment.
         with _alone(self.folder / "lock"):
             if self.content(key) is None:
@@ -132,7 +168,7 @@ class Cache:
 
         Whoever unpacks next removes the first, whoever loads such a package replaces the second.
         """
-        packages = self._packages.iterdir() if self._packages.is_dir() else ()
+        packages = self.packages.iterdir() if self.packages.is_dir() else ()
         return [
             *(lock.with_suffix("") for lock in self._orphans() if lock.with_suffix("").exists()),
             *(package for package in packages if package.is_dir() and self.content(package.name) is None),
@@ -150,12 +186,12 @@ class Cache:
             with contextlib.suppress(OSError):
                 descriptor = os.open(lock, os.O_RDWR)
                 try:
-                    if _flock(descriptor):
+                    if lock_file(descriptor):
                         yield lock
                 finally:
                     os.close(descriptor)
 
-    def _index_path(self, source: Path) -> Path:
+    def _index_path(self, source: str) -> Path:
         return self._index / f"{sha256(os.fsencode(source)).hexdigest()}.json"
 
 
@@ -173,10 +209,8 @@ def remove_tree(folder: Path) -> None:
     _remove(folder)
 
 
-# -- details ----------------------------------------------------------------------------------------------------------
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read one object; empty where there is none, or nothing that can be read as one."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -184,15 +218,31 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+# -- details ----------------------------------------------------------------------------------------------------------
+
+
 def _seal(entry: Path) -> None:
-    """Make the files read-only and write down what they look like."""
+    """Make the files read-only and write down what they look like, and what they hold where no manifest says it."""
     content = entry / "content"
-    files = {}
+    files, hashes = {}, {}
+    vouched = (content / "manifest.json").exists()
     for path in sorted(content.rglob("*")):
         if not path.is_dir():
             path.chmod(0o444)
-            files[path.relative_to(content).as_posix()] = _look(path)
-    (entry / "record.json").write_text(json.dumps({"files": files}), "utf-8")
+            name = path.relative_to(content).as_posix()
+            files[name] = _look(path)
+            if not vouched:
+                hashes[name] = _digest(path)
+    record = {"files": files, **({} if vouched else {"sha256": hashes})}
+    (entry / "record.json").write_text(json.dumps(record), "utf-8")
+
+
+def _digest(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _look(path: Path) -> list[int]:
@@ -214,7 +264,7 @@ def _locked(folder: Path) -> Iterator[str]:
         lock = folder / f"{os.urandom(8).hex()}.lock"
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         # Else somebody took it for an orphan before it was locked.
-        if _flock(descriptor) is not False and os.fstat(descriptor).st_nlink:
+        if lock_file(descriptor) is not False and os.fstat(descriptor).st_nlink:
             break
         os.close(descriptor)
     try:
@@ -226,21 +276,36 @@ def _locked(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Let one at a time into the block, where there are locks."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        held = _flock(descriptor, wait=True)
+def _alone(lock: Path) -> Iterator[bool]:
+    """Let one at a time into the block, where there are locks; give whether there are."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        held = False
         try:
-            yield
+            held = bool(lock_file(descriptor, wait=True))
+            if held and not os.fstat(descriptor).st_nlink:  # It was tidied away meanwhile: another one is locked now.
+                continue
+            yield held
         finally:
             if held:  # Closing alone would leave it to a child that was forked meanwhile.
                 _unlock(descriptor)
-    finally:
+            os.close(descriptor)
+        return
+
+
+def _shared(lock: Path) -> int:
+    """Give a descriptor that holds the lock of a file together with others; note the time in the file."""
+    while True:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        # Whoever prunes holds it for moments, and takes the file away with the content.
+        if lock_file(descriptor, wait=True, shared=True) is None or os.fstat(descriptor).st_nlink:
+            if time.time() - os.fstat(descriptor).st_mtime > _USE_SECONDS:
+                os.utime(lock)
+            return descriptor
         os.close(descriptor)
 
 
-def _flock(descriptor: int, *, wait: bool = False) -> bool | None:
+def lock_file(descriptor: int, *, wait: bool = False, shared: bool = False) -> bool | None:
     """Lock a file: True if that was done, False if another holds it, None on systems and file systems without locks.
 
     Without locks nothing is taken for an orphan.
@@ -250,7 +315,7 @@ def _flock(descriptor: int, *, wait: bool = False) -> bool | None:
     except ImportError:  # Windows.
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:

@@ -13,7 +13,7 @@ import struct
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -31,9 +31,12 @@ class Container(ABC):
 
     `files` maps each relative path to its size in bytes. `stamp` names the present state of the whole without reading
     its content: two equal stamps mean that nothing was written in between. `newest_ns` is when it was last written to.
+    `place` is what errors call it; `lasts` says that it is read after `close` as before.
     """
 
     path: Path
+    place: str
+    lasts: bool = False
     files: Mapping[str, int]
     stamp: str
     newest_ns: int
@@ -49,7 +52,7 @@ class Container(ABC):
     def read(self, name: str, limit: int) -> bytes:
         """Read a whole file of at most `limit` bytes."""
         if self.files[name] > limit:
-            raise PackageLimitError("bytes", limit, self.files[name], f"{self.path}: {name}")
+            raise PackageLimitError("bytes", limit, self.files[name], f"{self.place}: {name}")
         return b"".join(self.stream(name))
 
     def copy(self, name: str, target: BinaryIO) -> str:
@@ -68,28 +71,29 @@ class Container(ABC):
         return digest.hexdigest()
 
 
-def open_container(path: Path, limits: Limits) -> Container:
-    """Open a folder or an archive."""
-    with _zip_errors(path):
+def open_container(path: Path, limits: Limits, place: str = "") -> Container:
+    """Open a folder or an archive; `place` is its name in errors, where that is not its path."""
+    place = place or str(path)
+    with _zip_errors(place):
         mode = path.stat().st_mode
     if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):  # A pipe would wait for ever, a device never end.
-        raise PackageFormatError("is neither a file nor a folder", str(path))
-    return Folder(path, limits) if stat.S_ISDIR(mode) else Archive(path, limits)
+        raise PackageFormatError("is neither a file nor a folder", place)
+    return Folder(path, limits, place) if stat.S_ISDIR(mode) else Archive(path, limits, place)
 
 
 class Folder(Container):
     """A package as a folder."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
-        self.path = path
-        found = dict(sorted(_walk(path, limits)))
+    def __init__(self, path: Path, limits: Limits, place: str = "") -> None:
+        self.path, self.place = path, place or str(path)
+        found = dict(sorted(_walk(path, limits, self.place)))
         self.files = {name: status.st_size for name, status in found.items()}
-        _check_total(sum(self.files.values()), limits, path)
+        check_total(sum(self.files.values()), limits, self.place)
         self.newest_ns = max(map(_written_ns, found.values()), default=0)
         self.stamp = _stamp(found.items())
 
     def stream(self, name: str) -> Iterator[bytes]:
-        return _pieces_of(self.path / name, self.files[name], f"{self.path}: {name}")
+        return _pieces_of(self.path / name, self.files[name], f"{self.place}: {name}")
 
     def close(self) -> None:
         pass
@@ -98,52 +102,65 @@ class Folder(Container):
 class Archive(Container):
     """A package as a zip file."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
-        self.path = path
-        with _zip_errors(path):
-            self._file = path.open("rb")
+    def __init__(self, path: Path, limits: Limits, place: str = "") -> None:
+        self.path, self.place = path, place or str(path)
+        with _zip_errors(self.place):
+            file = path.open("rb")
         try:
-            status = os.fstat(self._file.fileno())
+            status = os.fstat(file.fileno())
             self.stamp, self.newest_ns = _stamp([("", status)]), _written_ns(status)
-            with _zip_errors(path):
-                self._open(status.st_size, limits)
+            self._open(file, status.st_size, limits)
         except BaseException:
-            self._file.close()
+            file.close()
             raise
 
-    def _open(self, size: int, limits: Limits) -> None:
-        count = _checked_entry_count(self._file, size, limits, self.path)
-        self._zip = zipfile.ZipFile(self._file)
-        if len(self._zip.infolist()) != count:  # Another reader would see another package.
-            what = f"its end record counts {count} entries, there are {len(self._zip.infolist())}"
-            raise PackageFormatError(f"is no sound zip archive: {what}", str(self.path))
-        self._entries = {_entry_path(entry): entry for entry in self._checked_entries(limits)}
-        _check_no_overlap(self._file, self._entries.values(), self._zip.start_dir, self.path)
+    def _open(self, file: BinaryIO, size: int, limits: Limits) -> None:
+        self._file = file
+        with _zip_errors(self.place):
+            count = _checked_entry_count(file, size, limits, self.place)
+            self._zip = zipfile.ZipFile(file)
+            if len(self._zip.infolist()) != count:  # Another reader would see another package.
+                what = f"its end record counts {count} entries, there are {len(self._zip.infolist())}"
+                raise PackageFormatError(f"is no sound zip archive: {what}", self.place)
+            self._entries = {_entry_path(entry): entry for entry in self._checked_entries(limits)}
+            self._check_no_overlap()
         self.files = {name: entry.file_size for name, entry in sorted(self._entries.items())}
+
+    def _check_no_overlap(self) -> None:
+        _check_no_overlap(self._entries.values(), self._zip.start_dir, self.place, self._header_bytes)
+
+    def _header_bytes(self, entry: zipfile.ZipInfo) -> int:
+        """Give the length of what lies before the content of an entry: the local header, its name and extra field."""
+        self._file.seek(entry.header_offset)
+        header = self._file.read(_LOCAL_BYTES)
+        if len(header) < _LOCAL_BYTES or header[:4] != _LOCAL:
+            raise PackageFormatError("has no local header", f"{self.place}: {shown(entry.filename)}")
+        name, extra = struct.unpack("<2H", header[26:30])
+        return int(_LOCAL_BYTES + name + extra)
 
     def _checked_entries(self, limits: Limits) -> list[zipfile.ZipInfo]:
         entries = self._zip.infolist()
-        paths = _PathCheck(limits, self.path)
+        paths = PathCheck(limits, self.place)
         for entry in entries:
             paths.add(_entry_path(entry), folder=entry.is_dir())
-            _check_entry(entry, self.path)
+            _check_entry(entry, self.place)
         unpacked, packed = (sum(getattr(entry, key) for entry in entries) for key in ("file_size", "compress_size"))
-        _check_total(unpacked, limits, self.path)
+        check_total(unpacked, limits, self.place)
         granted = max(limits.expansion_free_bytes, limits.expansion * packed)
         if unpacked > granted:
             remedy = "store it without compression, or pass larger limits"
-            raise PackageLimitError(f"bytes unpacked from {packed}", granted, unpacked, str(self.path), remedy)
+            raise PackageLimitError(f"bytes unpacked from {packed}", granted, unpacked, self.place, remedy)
         return [entry for entry in entries if not entry.is_dir()]
 
     def stream(self, name: str) -> Iterator[bytes]:
         entry, left = self._entries[name], self._entries[name].file_size
-        with _zip_errors(f"{self.path}: {name}"), self._zip.open(entry) as source:
+        with _zip_errors(f"{self.place}: {name}"), self._zip.open(entry) as source:
             while piece := source.read(_CHUNK_BYTES):
                 left -= len(piece)
                 yield piece
         if left:
             raise PackageIntegrityError(
-                f"{self.path}: {name}", f"{entry.file_size} bytes", f"{entry.file_size - left} bytes"
+                f"{self.place}: {name}", f"{entry.file_size} bytes", f"{entry.file_size - left} bytes"
             )
 
     def close(self) -> None:
@@ -154,39 +171,40 @@ class Archive(Container):
 # -- paths ------------------------------------------------------------------------------------------------------------
 
 
-class _PathCheck:
+class PathCheck:
     """Collects the paths of a package and refuses those that lead out of it or meet each other."""
 
-    def __init__(self, limits: Limits, at: Path) -> None:
+    def __init__(self, limits: Limits, at: str) -> None:
         self._limits, self._at = limits, at
         self._files: set[str] = set()
         self._folders: set[str] = set()
 
     def add(self, path: str, *, folder: bool = False) -> None:
+        """Take one more path, or raise what is wrong with it."""
         parts = (path[:-1] if folder and path.endswith("/") else path).split("/")
         self._check_parts(path, parts)
         above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
         own = "/".join(parts)
         if own in self._files or (own in self._folders and not folder) or above & self._files:
-            raise PackageFormatError(f"{shown(path)} comes twice, or is both a file and a folder", str(self._at))
+            raise PackageFormatError(f"{shown(path)} comes twice, or is both a file and a folder", self._at)
         (self._folders if folder else self._files).add(own)
         self._folders |= above
         if len(self._files) > self._limits.files or len(self._folders) > self._limits.files:
             most = max(len(self._files), len(self._folders))
-            raise PackageLimitError("files", self._limits.files, most, str(self._at))
+            raise PackageLimitError("files", self._limits.files, most, self._at)
 
     def _check_parts(self, path: str, parts: list[str]) -> None:
         if len(path) > self._limits.path_characters:
-            raise PackageLimitError("characters of a path", self._limits.path_characters, len(path), str(self._at))
+            raise PackageLimitError("characters of a path", self._limits.path_characters, len(path), self._at)
         if len(parts) > self._limits.path_depth:
-            raise PackageLimitError("folders in a path", self._limits.path_depth, len(parts), str(self._at))
+            raise PackageLimitError("folders in a path", self._limits.path_depth, len(parts), self._at)
         odd = "\\" in path or not path.isprintable() or _DRIVE.match(path)
         if odd or any(part in ("", ".", "..") for part in parts):
-            raise PackageFormatError(f"{shown(path)} is no relative path inside of the package", str(self._at))
+            raise PackageFormatError(f"{shown(path)} is no relative path inside of the package", self._at)
 
 
-def _walk(root: Path, limits: Limits) -> Iterator[tuple[str, os.stat_result]]:
-    paths = _PathCheck(limits, root)
+def _walk(root: Path, limits: Limits, place: str) -> Iterator[tuple[str, os.stat_result]]:
+    paths = PathCheck(limits, place)
     waiting = [("", root)]
     while waiting:
         above, folder = waiting.pop()
@@ -201,7 +219,7 @@ def _walk(root: Path, limits: Limits) -> Iterator[tuple[str, os.stat_result]]:
                 yield name, status
             else:
                 kind = "a link" if stat.S_ISLNK(status.st_mode) else "no regular file"
-                raise PackageFormatError(f"{shown(name)} is {kind}", str(root), "put the file itself there")
+                raise PackageFormatError(f"{shown(name)} is {kind}", place, "put the file itself there")
 
 
 def _scanned(folder: Path) -> list[os.DirEntry[str]]:
@@ -212,9 +230,10 @@ def _scanned(folder: Path) -> list[os.DirEntry[str]]:
         raise PackageFormatError(f"cannot be read: {error.strerror}", str(folder)) from error
 
 
-def _check_total(total: int, limits: Limits, path: Path) -> None:
+def check_total(total: int, limits: Limits, place: str) -> None:
+    """Refuse files that are larger together than the reader grants."""
     if total > limits.total_bytes:
-        raise PackageLimitError("bytes in all files", limits.total_bytes, total, str(path))
+        raise PackageLimitError("bytes in all files", limits.total_bytes, total, place)
 
 
 def _stamp(files: Iterable[tuple[str, os.stat_result]]) -> str:
@@ -252,22 +271,20 @@ _ENCRYPTED, _UTF8 = 0x1, 0x800
 _ENTRY_BYTES = 46  # the least that an entry takes in the central directory (APPNOTE 4.3.12)
 
 
-def archive_digest(path: Path, stamp: str) -> str:
-    """Give the sha256 of an archive itself, which must still be the one of this stamp."""
+def archive_digest(path: Path, stamp: str = "") -> str:
+    """Give the sha256 of an archive itself, which must still be the one of `stamp`, if that is given."""
     digest = sha256()
     with _zip_errors(path), path.open("rb") as source:
-        if _stamp([("", os.fstat(source.fileno()))]) != stamp:
-            raise changed(path)
+        if stamp and _stamp([("", os.fstat(source.fileno()))]) != stamp:
+            raise changed(str(path))
         while piece := source.read(_CHUNK_BYTES):
             digest.update(piece)
     return digest.hexdigest()
 
 
-def changed(path: Path) -> PackageIntegrityError:
+def changed(place: str) -> PackageIntegrityError:
     """Make the error of a package that is not any more what it was when it was opened."""
-    return PackageIntegrityError(
-        str(path), "the package that was opened", "one that was changed since", "open it again"
-    )
+    return PackageIntegrityError(place, "the package that was opened", "one that was changed since", "open it again")
 
 
 @contextmanager
@@ -285,39 +302,39 @@ def _zip_errors(at: object) -> Iterator[None]:
         raise PackageFormatError(f"is no sound zip archive: {type(error).__name__}: {error}", str(at)) from error
 
 
-def _checked_entry_count(file: BinaryIO, size: int, limits: Limits, path: Path) -> int:
+def _checked_entry_count(file: BinaryIO, size: int, limits: Limits, place: str) -> int:
     """Bound the central directory before `zipfile` reads it (APPNOTE 4.3.14 to 4.3.16); count its entries."""
     if size < _END_BYTES:  # Nothing is read of files that only look regular: one in /proc may wait or never end.
-        raise PackageFormatError("is no zip archive: it has no end record", str(path))
+        raise PackageFormatError("is no zip archive: it has no end record", place)
     tail_at = max(0, size - _END_BYTES - _LONGEST_COMMENT - _LOCATOR_BYTES)
     file.seek(tail_at)
     tail = file.read(size - tail_at)
     end = tail.rfind(_END)
     if end < 0 or len(tail) - end < _END_BYTES:
-        raise PackageFormatError("is no zip archive: it has no end record", str(path))
+        raise PackageFormatError("is no zip archive: it has no end record", place)
     _, _, _, count, length, start, comment = struct.unpack("<4H2LH", tail[end + 4 : end + _END_BYTES])
     if len(tail) - end - _END_BYTES != comment:
-        raise PackageFormatError("is no sound zip archive: it does not end where its end record says", str(path))
+        raise PackageFormatError("is no sound zip archive: it does not end where its end record says", place)
     stop = tail_at + end
     if tail[end - _LOCATOR_BYTES : end - _LOCATOR_BYTES + 4] == _END64_LOCATOR and end >= _LOCATOR_BYTES:
-        count, length, start, stop = _end64(file, tail[end - _LOCATOR_BYTES : end], stop - _LOCATOR_BYTES, path)
+        count, length, start, stop = _end64(file, tail[end - _LOCATOR_BYTES : end], stop - _LOCATOR_BYTES, place)
     if start + length != stop:
-        raise PackageFormatError("is no sound zip archive: there is something before or inside of it", str(path))
+        raise PackageFormatError("is no sound zip archive: there is something before or inside of it", place)
     if count > limits.files * 2 or length > limits.files * 2 * (_ENTRY_BYTES + limits.path_characters):
-        raise PackageLimitError("files", limits.files, max(count, length // _ENTRY_BYTES), str(path))
+        raise PackageLimitError("files", limits.files, max(count, length // _ENTRY_BYTES), place)
     if count * _ENTRY_BYTES > length:
-        raise PackageFormatError(f"is no sound zip archive: {count} entries in {length} bytes", str(path))
+        raise PackageFormatError(f"is no sound zip archive: {count} entries in {length} bytes", place)
     return int(count)
 
 
-def _end64(file: BinaryIO, locator: bytes, locator_at: int, path: Path) -> tuple[int, int, int, int]:
+def _end64(file: BinaryIO, locator: bytes, locator_at: int, place: str) -> tuple[int, int, int, int]:
     (at,) = struct.unpack("<Q", locator[8:16])
     record = b""
     if at == locator_at - _END64_BYTES:  # `zipfile` looks for it there, whatever the locator says.
         file.seek(at)
         record = file.read(_END64_BYTES)
     if record[:4] != _END64:
-        raise PackageFormatError("is no sound zip archive: its zip64 record is missing", str(path))
+        raise PackageFormatError("is no sound zip archive: its zip64 record is missing", place)
     count, length, start = struct.unpack("<3Q", record[32:56])
     return count, length, start, at
 
@@ -332,10 +349,10 @@ def _entry_path(entry: zipfile.ZipInfo) -> str:
         return entry.orig_filename
 
 
-def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
-    where = f"{path}: {shown(entry.filename)}"
+def _check_entry(entry: zipfile.ZipInfo, place: str) -> None:
+    where = f"{place}: {shown(entry.filename)}"
     if entry.orig_filename != entry.filename:
-        raise PackageFormatError(f"{shown(entry.orig_filename)} is no relative path", str(path))
+        raise PackageFormatError(f"{shown(entry.orig_filename)} is no relative path", place)
     if entry.flag_bits & _ENCRYPTED:
         raise PackageFormatError("is encrypted", where)
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -349,17 +366,14 @@ def _check_entry(entry: zipfile.ZipInfo, path: Path) -> None:
         raise PackageFormatError(f"stored {entry.file_size} bytes as {entry.compress_size}", where)
 
 
-def _check_no_overlap(file: BinaryIO, entries: Iterable[zipfile.ZipInfo], end: int, path: Path) -> None:
+def _check_no_overlap(
+    entries: Iterable[zipfile.ZipInfo], end: int, place: str, header_bytes: Callable[[zipfile.ZipInfo], int]
+) -> None:
     """Refuse entries that share bytes: the way to petabytes in a small file."""
     free = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         if entry.header_offset < free:
-            raise PackageFormatError("shares its bytes with another entry", f"{path}: {shown(entry.filename)}")
-        file.seek(entry.header_offset)
-        header = file.read(_LOCAL_BYTES)
-        if len(header) < _LOCAL_BYTES or header[:4] != _LOCAL:
-            raise PackageFormatError("has no local header", f"{path}: {shown(entry.filename)}")
-        name, extra = struct.unpack("<2H", header[26:30])
-        free = entry.header_offset + _LOCAL_BYTES + name + extra + entry.compress_size
+            raise PackageFormatError("shares its bytes with another entry", f"{place}: {shown(entry.filename)}")
+        free = entry.header_offset + header_bytes(entry) + entry.compress_size
     if free > end:
-        raise PackageFormatError("an entry reaches into the directory of the archive", str(path))
+        raise PackageFormatError("an entry reaches into the directory of the archive", place)

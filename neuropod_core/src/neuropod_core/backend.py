@@ -91,6 +91,9 @@ class Descriptor:
         The options that `Backend.load` takes, each with one sentence about it.
     packagers
         Functions that write packages for it: public name -> ``module:function``, imported when asked for.
+    packs
+        What is packaged without a line of code, by ``neuropod pack``: a pattern for the name of a file (``"*.pt"``), or
+        of a folder (``"*/"``) -> ``packager:keyword``, one of `packagers` and the keyword that takes such a path.
     stateful
         Whether executors keep state between calls that changes later results.
     """
@@ -105,6 +108,7 @@ class Descriptor:
     options: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     packagers: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     stateful: bool = False
+    packs: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
 
     def __post_init__(self) -> None:
         if not self.platform:
@@ -127,10 +131,13 @@ class LoadOptions:
         ``auto`` is meant: a backend that cannot have it raises `DeviceError` and never runs elsewhere.
     values
         Options by name, all of them among `Descriptor.options`.
+    trust
+        The class of artefacts that the caller admits; it was checked already.
     """
 
     device: str = "cpu"
     values: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    trust: Trust = Trust.CODE
 
     def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int | None:
         """Give the option `name` as an int of at least `least`, or `default` where it was not given.

@@ -9,6 +9,7 @@
     │   ├── PackageFormatError                 its layout or its JSON is wrong
     │   ├── PackageIntegrityError              its bytes are not those that its manifest names
     │   ├── PackageLimitError                  it asks for more than the reader grants
+    │   ├── SourceError                        it lies behind a URL that cannot be read
     │   └── PackagingError                     it could not be written
     ├── TrustError                             it needs more trust than the caller gives
     ├── BackendError (RuntimeError)            nothing here can run it
@@ -76,6 +77,7 @@ __all__ = [
     "ResultMismatchError",
     "SandboxError",
     "SharedMemoryError",
+    "SourceError",
     "SpecError",
     "TensorMismatchError",
     "TrustError",
@@ -89,7 +91,10 @@ _SHOWN_CHARACTERS = 80
 
 def shown(value: object) -> str:
     """Give `value` as ``repr`` does, cut to 80 characters: a message never carries a whole tensor or file."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - foreign code, or an int of more digits than Python writes.
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
 
 
@@ -164,6 +169,10 @@ class PackageIntegrityError(PackageError):
 
     def __str__(self) -> str:
         return sentence(f"expected {self.expected}, got {self.got}", self.at, self.remedy)
+
+
+class SourceError(PackageError):
+    """What lies behind a URL cannot be reached, or not be read to its end; or nothing here reads such URLs."""
 
 
 class PackagingError(PackageError):

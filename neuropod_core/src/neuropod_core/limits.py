@@ -29,6 +29,10 @@ class Limits:
         Size of all files together, unpacked.
     expansion, expansion_free_bytes
         An archive unpacks to at most `expansion` times its size, or to `expansion_free_bytes`, if that is more.
+    unannounced_bytes
+        Size of an archive behind HTTP whose server does not say how long it is.
+    silence_seconds
+        How long a server may send nothing, or next to nothing, before a connection counts as lost.
     """
 
     files: int = 50_000
@@ -40,3 +44,5 @@ class Limits:
     total_bytes: int = 1 << 40
     expansion: int = 100
     expansion_free_bytes: int = 256 * _MIB
+    unannounced_bytes: int = 1 << 30
+    silence_seconds: float = 30.0

@@ -11,17 +11,21 @@ from typing import Any
 
 from neuropod_core import plugins
 from neuropod_core.backend import Backend, Descriptor, LoadOptions
-from neuropod_core.checks import Cast
+from neuropod_core.checks import Casts
 from neuropod_core.custom_ops import for_this_machine
 from neuropod_core.errors import DeviceError, NeuropodError, OptionError, PluginError, SpecError, shown
 from neuropod_core.limits import Limits
 from neuropod_core.model import Neuropod
 from neuropod_core.package import Package
 from neuropod_core.placement import Placement, placement_of
-from neuropod_core.plugins import backend_for, check_framework
+from neuropod_core.plugins import check_framework
+from neuropod_core.sources import OnTransfer
 from neuropod_core.trust import Trust, check_trust
 
 __all__ = ["load_neuropod", "trust_needed"]
+
+SANDBOXED = "sandboxed"
+"""What to pass as trust to admit anything, in a worker whose sandbox stands in for trust."""
 
 
 def load_neuropod(
@@ -32,22 +36,25 @@ def load_neuropod(
     backend: str | None = None,
     placement: Placement | str = "in_process",
     checks: bool = True,
-    cast: Cast = "no",
+    cast: Casts = "no",
     options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     cache_dir: str | Path | None = None,
+    on_transfer: OnTransfer | None = None,
 ) -> Neuropod:
     """Load a package of any framework.
 
     Parameters
     ----------
     source
-        A folder or a zip file, as a path or a ``file://`` URL.
+        A folder or a zip file: a path, or a URL as `Package.open` takes it, ``s3://...`` or ``package+https://...``;
+        ``#sha256=<hex>`` at its end is the hash that the archive must have.
     device
         ``"cpu"``, ``"cuda"``, ``"cuda:1"``; or ``"auto"``: an accelerator where there is one, else the CPU. Anything
         but ``"auto"`` is what runs, or an error.
     trust
-        The class of artefacts to admit: ``"data"``, ``"graph"`` or ``"code"``. Code is run only for ``"code"``. The
+        The class of artefacts to admit: ``"data"``, ``"graph"`` or ``"code"``. Code is run only for ``"code"``; or for
+        ``"sandboxed"``, which admits everything into a worker that can neither reach the network nor write files. The
         environment variable ``NEUROPOD_TRUST`` is a ceiling.
     backend
         The distribution whose backend to use, where several serve the platform.
@@ -58,13 +65,16 @@ def load_neuropod(
         Whether inputs and outputs are held to the problem. Without checks the caller answers for them.
     cast
         Which inputs of another element type are converted: ``"no"``, or by the rules ``"safe"`` or ``"same_kind"`` of
-        `numpy.can_cast`.
+        `numpy.can_cast`, as long as no value is lost; for all inputs, or by name: ``{"image": "same_kind"}``. Where it
+        is asked for, nested lists and plain values are taken too.
     options
         Options of the backend by name; ``neuropod plugins`` and its documentation list them.
     limits
         Bounds on what is read from the package.
     cache_dir
         Where archives are unpacked; None for ``NEUROPOD_CACHE_DIR`` or the user's cache folder.
+    on_transfer
+        Told how far the transfer of a package behind a URL is; the logger ``neuropod`` tells it too.
 
     Returns
     -------
@@ -81,12 +91,14 @@ def load_neuropod(
     SpecError
         If the backend does not carry an element type of its problem.
     """
-    given, place = Trust.parse(trust), placement_of(placement)
-    with ExitStack() as undo, Package.open(source, limits=limits, cache_dir=cache_dir) as package:
-        chosen = backend_for(package.config.platform, backend)
+    place = placement_of(placement)
+    place, given = (place.sandboxed(), Trust.CODE) if trust == SANDBOXED else (place, Trust.parse(trust))
+    opened = Package.open(source, limits=limits, cache_dir=cache_dir, on_transfer=on_transfer)
+    with ExitStack() as undo, opened as package:
+        chosen = place.backend(package, backend)
         _check_trust(package, chosen, given)
         version = check_framework(chosen, package.config.platform_version, f"package {package.config.name!r}")
-        asked = _load_options(chosen.descriptor, device, options or {})
+        asked = _load_options(chosen.descriptor, device, options or {}, given)
         _check_dtypes(package, chosen.descriptor)
         variant = for_this_machine(package.variant(), package.config.custom_op_targets)
         executor = place.start(chosen, variant, asked)
@@ -122,7 +134,7 @@ def trust_needed(package: Package, backend: Backend, *, look_inside: bool = True
     return most, reason
 
 
-def _load_options(descriptor: Descriptor, device: str, values: Mapping[str, Any]) -> LoadOptions:
+def _load_options(descriptor: Descriptor, device: str, values: Mapping[str, Any], trust: Trust) -> LoadOptions:
     for name in values:
         if name not in descriptor.options:
             there = ", ".join(sorted(descriptor.options)) or "none"
@@ -135,7 +147,7 @@ def _load_options(descriptor: Descriptor, device: str, values: Mapping[str, Any]
         raise DeviceError(what, remedy=f"pass device={descriptor.devices[0]!r}")
     if ":" in device and (kind == "auto" or not (number.isascii() and number.isdigit())):
         raise DeviceError(f"{shown(device)} is no device", remedy="write it like 'cuda:0'")
-    return LoadOptions(device, MappingProxyType(dict(values)))
+    return LoadOptions(device, MappingProxyType(dict(values)), trust)
 
 
 def _check_dtypes(package: Package, descriptor: Descriptor) -> None:
@@ -145,12 +157,12 @@ def _check_dtypes(package: Package, descriptor: Descriptor) -> None:
             if spec.dtype not in descriptor.dtypes:
                 carried = ", ".join(sorted(descriptor.dtypes))
                 what = f"the backend for {descriptor.platform!r} carries {carried}; not {spec.dtype}"
-                raise SpecError(what, at=f"{package.path}: {side}.{spec.name}")
+                raise SpecError(what, at=f"{package.place}: {side}.{spec.name}")
 
 
 def _check_trust(package: Package, backend: Backend, given: Trust) -> None:
     for needed, why in _demands(package, backend):
-        check_trust(needed, given, why, str(package.path))
+        check_trust(needed, given, why, package.place)
 
 
 def _demands(package: Package, backend: Backend, *, look_inside: bool = True) -> Iterator[tuple[Trust, str]]:
@@ -171,5 +183,5 @@ def _looked_inside(package: Package, backend: Backend) -> Trust:
     except NeuropodError:
         raise
     except Exception as error:  # A backend reads what somebody else wrote; what it forgot ends here.
-        what = f"its trust_needed raised {type(error).__name__} for {package.path}: {error}"
+        what = f"its trust_needed raised {type(error).__name__} for {package.place}: {error}"
         raise PluginError(type(backend).__module__, what, "tell its author") from error

@@ -65,6 +65,13 @@ class NamesAbsentPackagers(Sound):
         return Descriptor(platform="namesabsentpackagers", trust=Trust.DATA, packagers=packagers)
 
 
+class PacksByAbsentKeywords(Sound):
+    @property
+    def descriptor(self) -> Descriptor:  # type: ignore[override]
+        packagers, packs = {"create_json": "json:dumps"}, {"*.json": "create_json:no_such_keyword"}
+        return Descriptor(platform="packsbyabsentkeywords", trust=Trust.DATA, packagers=packagers, packs=packs)
+
+
 class OpensAnything(Sound):
     def kind_of(self, variant: Variant) -> str:
         try:

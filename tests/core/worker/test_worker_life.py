@@ -224,7 +224,7 @@ def test_debug_logging_follows_one_call(load: Load, caplog: pytest.LogCaptureFix
 
 def test_settings_reach_the_process(load: Load) -> None:
     cpu = min(os.sched_getaffinity(0))
-    model = load(cpus=[[cpu]], nice=3, environment={"LAB_NUMBER": "42"}, threads=1)
+    model = load(cpus=[[cpu]], nice=3, variables={"LAB_NUMBER": "42"}, threads=1)
 
     assert model.infer(said("settings:cpus"))["y"].tolist() == [1.0]
     assert model.infer(said("settings:nice"))["y"].tolist() == [os.nice(0) + 3]
@@ -299,7 +299,7 @@ def test_closing_leaves_no_process(load: Load) -> None:
 
 def test_a_worker_that_hangs_in_close_is_killed(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("neuropod_core.placement.worker._supervisor.GRACE_S", 0.3)
-    model = load(environment={"LAB_HANGS_IN_CLOSE": "1"})
+    model = load(variables={"LAB_HANGS_IN_CLOSE": "1"})
     pid = pid_of(model)
     model.close()
 

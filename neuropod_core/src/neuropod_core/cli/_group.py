@@ -21,8 +21,11 @@ from neuropod_core.cli._errors import (
 )
 from neuropod_core.cli._options import asked, verbose_option
 from neuropod_core.cli._output import Output, Report, silence
+from neuropod_core.cli.cache import cache
+from neuropod_core.cli.completion import completion
 from neuropod_core.cli.env import env
 from neuropod_core.cli.info import info
+from neuropod_core.cli.pack import pack
 from neuropod_core.cli.plugins import plugins
 from neuropod_core.cli.run import run
 from neuropod_core.cli.verify import verify
@@ -108,6 +111,7 @@ Examples:
   neuropod info digits.neuropod
   neuropod run digits.neuropod --inputs digits.npz --save scores.npz
   neuropod verify *.neuropod
+  neuropod pack torchscript model.pt -o digits.neuropod --problem digits.toml
   neuropod plugins
   neuropod env build digits.neuropod --trust code
 
@@ -141,5 +145,5 @@ def neuropod(context: click.Context) -> None:
         context.exit(Code.USAGE)
 
 
-for _command in (info, run, verify, plugins, env):
+for _command in (info, run, verify, pack, plugins, env, cache, completion):
     neuropod.add_command(_command)

@@ -27,7 +27,9 @@ from neuropod_core.cli._text import clean
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["Facts", "Lines", "Output", "Report", "Table", "progress", "silence", "steps"]
+    from neuropod_core.sources import Transfer
+
+__all__ = ["Facts", "Lines", "Output", "Report", "Table", "fetching", "progress", "silence", "steps"]
 
 _STYLES = {
     "ok": "green",
@@ -175,6 +177,27 @@ def steps(doing: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=_console(sys.stderr), auto_refresh=False, transient=True) as bar:
         task = bar.add_task(clean(doing), total=total)
         yield lambda done: bar.update(task, completed=done, refresh=True)
+
+
+@contextmanager
+def fetching(source: str, doing: str) -> Iterator[Callable[[Transfer], None] | None]:
+    """Show on a terminal how much of a package behind a URL is here; the block passes what it gets as `on_transfer`."""
+    if "://" not in source or not sys.stderr.isatty():
+        with progress(doing):
+            yield None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(binary_units=True))
+    with Progress(*columns, TransferSpeedColumn(), console=_console(sys.stderr), transient=True) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(transfer: Transfer) -> None:
+            if transfer.place not in tasks:
+                tasks[transfer.place] = bar.add_task(clean(f"fetching {transfer.place}"), total=transfer.total)
+            bar.update(tasks[transfer.place], completed=transfer.received, total=transfer.total)
+
+        yield show
 
 
 # -- a pipe -----------------------------------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ def _facts_of(descriptor: Descriptor) -> dict[str, Any]:
         "devices": [str(device) for device in descriptor.devices],
         "options": _texts(descriptor.options),
         "packagers": _texts(descriptor.packagers),
+        "packs": _texts(descriptor.packs),
         "stateful": bool(descriptor.stateful),
     }
 

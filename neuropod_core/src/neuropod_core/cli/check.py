@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuropod_core.cli._completion import complete_plugins
 from neuropod_core.cli._errors import Code
 from neuropod_core.cli._options import json_option, limit_option, verbose_option
 from neuropod_core.cli._output import Facts, Output, Report, Table, progress
@@ -34,7 +35,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=complete_plugins)
 @click.option("--suite", metavar="MODULE:CLASS", help="A suite to run instead of those that the plugin ships.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the report there as well.")
 @limit_option

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuropod_core.cli._completion import complete_packages
 from neuropod_core.cli._errors import Code, document_of
 from neuropod_core.cli._options import json_option, verbose_option
-from neuropod_core.cli._output import Facts, Output, Report, Table, progress
+from neuropod_core.cli._output import Facts, Output, Report, Table, fetching
 from neuropod_core.cli._text import human_bytes
 
 if TYPE_CHECKING:
@@ -27,23 +28,28 @@ Examples:
 
 
 @click.command(epilog=_EPILOG, short_help="Show what a package is, without running it.")
-@click.argument("package", metavar="PACKAGE")
-@click.option("--no-verify", is_flag=True, help="Do not compare the files with their hashes: quick for large packages.")
+@click.argument("package", metavar="PACKAGE", shell_complete=complete_packages)
+@click.option(
+    "--verify/--no-verify",
+    default=None,
+    help="Compare the files with their hashes, or be quick. Default: compare what lies on this machine, fetch nothing.",
+)
 @json_option
 @verbose_option
-def info(package: str, *, no_verify: bool, as_json: bool) -> None:
+def info(package: str, *, verify: bool | None, as_json: bool) -> None:
     """Show what PACKAGE is: its problem, its files, what it needs to run.
 
-    PACKAGE is a folder, a zip file, or either as a file:// URL. The model is not run and no framework is imported.
-    Exits with 1 if a file is not what the manifest says.
+    PACKAGE is a folder or a zip file: a path, a file:// URL, package+https://..., or a URL that fsspec reads. Behind a
+    URL, only what describes the package is read, unless --verify asks for all of it. The model is not run and no
+    framework is imported. Exits with 1 if a file is not what the manifest says.
 
     In a pipe, the first field of a line is input, output, file, or the name of a fact. An input or output goes on with
     its name, type and shape, required or optional, unit and description.
     """
     from neuropod_core.package import Package
 
-    with Package.open(package) as opened:
-        document = _document(opened, verify=not no_verify)
+    with fetching(package, "reading the package") as shown, Package.open(package, on_transfer=shown) as opened:
+        document = _document(opened, verify=opened.is_here if verify is None else verify)
     Output(as_json=as_json).show(Report(document, _blocks(document)))
     if document["manifest"]["status"] == "failed":
         raise click.exceptions.Exit(Code.CHECK_FAILED)
@@ -58,13 +64,14 @@ def _document(package: Package, *, verify: bool) -> dict[str, Any]:
     backend = _backend(package, look_inside=manifest["status"] in ("verified", "absent") and verify)
     return {
         "name": config.name,
-        "package": str(package.path),
-        "container": "folder" if package.path.is_dir() else "zip",
+        "package": package.place,
+        "container": package.kind,
         "platform": config.platform,
         "platform_version": config.platform_version,
         "problem": _problem(package),
         "trust": backend.pop("trust"),
         "custom_ops": list(config.custom_ops),
+        "custom_op_targets": dict(config.custom_op_targets),
         "input_devices": dict(config.input_devices),
         "test_data": package.test_data_file,
         "backend": backend,
@@ -105,11 +112,10 @@ def _manifest(package: Package, *, verify: bool) -> dict[str, Any]:
     if not verify:
         return {"status": "not verified"}
     try:
-        with progress(f"verifying {package.path.name}"):
-            if package.path.is_dir():
-                package.folder()  # It remembers what it has verified.
-            else:
-                package.verify()  # Without unpacking.
+        if package.kind == "folder":
+            package.folder()  # It remembers what it has verified.
+        else:
+            package.verify()  # Without unpacking.
     except PackageError as error:
         return {"status": "failed", "error": document_of(error)}
     return {"status": "verified"}
@@ -183,12 +189,17 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, ...]]:
         ("description", problem["description"]),
         ("rules", "" if problem["ties_outputs"] else "every tensor is optional, symbols tie the inputs only"),
         ("trust", trust["needed"] or "unknown", trust["why"]),
-        ("custom ops", ", ".join(document["custom_ops"])),
+        ("custom ops", ", ".join(_custom_ops(document))),
         ("input devices", ", ".join(f"{name} {device}" for name, device in document["input_devices"].items())),
         ("test data", document["test_data"] or "none"),
         ("backend", document["backend"]["status"], _backend_words(document["backend"])),
         ("manifest", document["manifest"]["status"], document["manifest"].get("error", {}).get("message", "")),
     ]
+
+
+def _custom_ops(document: dict[str, Any]) -> list[str]:
+    targets = document["custom_op_targets"]
+    return [f"{name} ({targets[name]})" if name in targets else name for name in document["custom_ops"]]
 
 
 def _backend_words(backend: dict[str, Any]) -> str:

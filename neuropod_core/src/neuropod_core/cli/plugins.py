@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuropod_core.cli._completion import complete_plugins
 from neuropod_core.cli._options import json_option, limit_option, verbose_option
 from neuropod_core.cli._output import Facts, Output, Report, Table
 from neuropod_core.cli.check import check
@@ -37,6 +38,7 @@ _DESCRIBED = (
     "devices",
     "options",
     "packagers",
+    "packs",
     "stateful",
 )
 _DEFAULT = "list"
@@ -71,7 +73,7 @@ Status:
 """
 
 
-@click.group(cls=_WithDefault, epilog=_EXAMPLES)
+@click.group(cls=_WithDefault, epilog=_EXAMPLES, short_help="Tell what the plugins offer and what is wrong.")
 def plugins() -> None:
     """Tell what the installed plugins offer and what is wrong with them; `list` may be left out."""
 
@@ -96,7 +98,7 @@ def list_(*, limit: float, as_json: bool) -> None:
 
 
 @plugins.command(epilog=_STATUS)
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=complete_plugins)
 @limit_option
 @json_option
 @verbose_option
@@ -188,6 +190,7 @@ def _facts(claim: Claim) -> list[tuple[str, ...]]:
         ("stateful", "yes" if facts.get("stateful") else ""),
         *(("option", name, text) for name, text in facts.get("options", {}).items()),
         *(("packager", name, target) for name, target in facts.get("packagers", {}).items()),
+        *(("packs", pattern, target) for pattern, target in facts.get("packs", {}).items()),
     ]
     return [row for row in rows if row[1]]
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from neuropod_core.cli._options import json_option, load_options, verbose_option
-from neuropod_core.cli._output import Facts, Output, Report, Table, progress, steps
+from neuropod_core.cli._completion import complete_packages
+from neuropod_core.cli._options import json_option, load_options, loading_arguments, verbose_option
+from neuropod_core.cli._output import Facts, Output, Report, Table, fetching, progress, steps
 
 if TYPE_CHECKING:
     from neuropod_core.backend import Tensors
@@ -27,21 +28,23 @@ Examples:
   neuropod run digits.neuropod --inputs digits.npz --outputs scores --save scores.npz
   echo '{"x": [1, 2, 3]}' | neuropod run double.neuropod --inputs - --json | jq .outputs.y.values
   neuropod run digits.neuropod --test-data --device cuda --option threads=2 --repeat 1000
+  neuropod run digits.neuropod --test-data --placement worker --trust sandboxed
 """
 
 
 @click.command(epilog=_EPILOG, short_help="Run the model once and show its outputs.")
-@click.argument("package", metavar="PACKAGE")
+@click.argument("package", metavar="PACKAGE", shell_complete=complete_packages)
 @click.option("--inputs", metavar="FILE", help="The inputs: an .npz or a JSON file, or - for either on stdin.")
 @click.option("--test-data", is_flag=True, help="Take the inputs that are packaged with the model.")
 @click.option("--outputs", multiple=True, metavar="NAME", help="Compute this output; again for more. Default: all.")
 @load_options
 @click.option(
     "--cast",
-    type=click.Choice(["no", "safe", "same_kind"]),
-    default="no",
-    show_default=True,
-    help="Which inputs of an .npz may have another element type: none, those that lose nothing, those of one kind.",
+    callback=lambda _context, _parameter, given: _casts(given),
+    multiple=True,
+    metavar="[NAME=]RULE",
+    help="Which inputs of an .npz may have another element type: 'no' (the default), 'safe' where nothing is lost, "
+    "'same_kind' within a kind. By name for one input; again for more.",
 )
 @click.option("--no-checks", is_flag=True, help="Do not hold inputs and outputs to the problem.")
 @click.option("--save", metavar="FILE", type=click.Path(path_type=Path), help="Write the outputs to an .npz file.")
@@ -89,6 +92,20 @@ def run(
     output.show(report)
 
 
+_RULES = ("no", "safe", "same_kind")
+
+
+def _casts(given: tuple[str, ...]) -> Any:
+    """Read ``same_kind``, or ``image=same_kind`` any number of times."""
+    named = {name: rule for name, equals, rule in (text.rpartition("=") for text in given) if equals}
+    everywhere = [text for text in given if "=" not in text]
+    if unknown := [rule for rule in (*named.values(), *everywhere) if rule not in _RULES]:
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(_RULES)}", param_hint="--cast")
+    if everywhere and len(given) > 1:
+        raise click.BadParameter("a rule for all inputs stands alone", param_hint="--cast")
+    return everywhere[0] if everywhere else named or "no"
+
+
 def _check_target(save: Path | None) -> None:
     if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
         raise click.UsageError(f"--save names a file in a folder that exists, not {str(save)!r}")
@@ -97,9 +114,9 @@ def _check_target(save: Path | None) -> None:
 def _loaded(package: str, loading: dict[str, Any]) -> Neuropod:
     from neuropod_core.loading import load_neuropod
 
-    with progress("loading the model"):
-        known = {key: loading[key] for key in ("device", "trust", "backend", "cast")}
-        return load_neuropod(package, checks=not loading["no_checks"], options=loading["options"], **known)
+    known = loading_arguments(loading, "cast")
+    with fetching(package, "loading the model") as shown:
+        return load_neuropod(package, checks=not loading["no_checks"], on_transfer=shown, **known)
 
 
 # -- inputs -----------------------------------------------------------------------------------------------------------
@@ -112,7 +129,7 @@ def _inputs(source: str, inputs: str | None, *, test_data: bool, loading: dict[s
 
     if (inputs is None) != test_data:
         raise click.UsageError("one of --inputs FILE and --test-data says what goes in")
-    with Package.open(source) as package:
+    with fetching(source, "reading the package") as shown, Package.open(source, on_transfer=shown) as package:
         tensors = _packaged(package) if inputs is None else _given(inputs, package)
         if not loading["no_checks"]:
             tensors, _ = input_check(package.config.problem, loading["cast"])(tensors)
@@ -124,7 +141,7 @@ def _packaged(package: Package) -> Tensors:
 
     packaged = package.test_data()
     if packaged is None:
-        raise PackageError("has no test data", at=str(package.path), remedy="pass --inputs FILE")
+        raise PackageError("has no test data", at=package.place, remedy="pass --inputs FILE")
     return packaged.inputs
 
 

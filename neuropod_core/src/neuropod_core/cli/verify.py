@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from neuropod_core.cli._completion import complete_packages
 from neuropod_core.cli._errors import Code, code_of, document_of, line_of, surviving_exit
-from neuropod_core.cli._options import json_option, load_options, verbose_option
-from neuropod_core.cli._output import Output, Report, Table, progress
+from neuropod_core.cli._options import json_option, load_options, loading_arguments, verbose_option
+from neuropod_core.cli._output import Output, Report, Table, fetching
 
 if TYPE_CHECKING:
     from neuropod_core.model import Neuropod
     from neuropod_core.package import Package
+    from neuropod_core.sources import OnTransfer, Transfer
 
 __all__ = ["verify"]
 
@@ -32,7 +34,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG, short_help="Check hashes, loading and test data of packages.")
-@click.argument("packages", metavar="PACKAGE...", nargs=-1, required=True)
+@click.argument("packages", metavar="PACKAGE...", nargs=-1, required=True, shell_complete=complete_packages)
 @load_options
 @click.option("--no-load", is_flag=True, help="Check format and hashes only: no backend is needed, no model is opened.")
 @json_option
@@ -59,7 +61,7 @@ def _verified(source: str, loading: dict[str, Any], *, no_load: bool) -> dict[st
     with ExitStack() as opened:
         checks = _Checks(source, loading, opened, no_load=no_load)
         for step in _STEPS:
-            with progress(f"{source}: {step}"):
+            with fetching(source, f"{source}: {step}") as checks.on_transfer:
                 outcome, code = _outcome(getattr(checks, step), f"{source}: {step}")
             done.append({"step": step, **outcome})
             if code:
@@ -81,11 +83,12 @@ class _Checks:
 
     def __init__(self, source: str, loading: dict[str, Any], opened: ExitStack, *, no_load: bool) -> None:
         self._source, self._loading, self._opened, self._no_load = source, loading, opened, no_load
+        self.on_transfer: OnTransfer | None = None
 
     def format(self) -> dict[str, Any]:
         from neuropod_core.package import Package
 
-        self._package: Package = self._opened.enter_context(Package.open(self._source))
+        self._package: Package = self._opened.enter_context(Package.open(self._source, on_transfer=self._transferred))
         config = self._package.config
         self._package.variant_config()
         return _ok(f"{config.name} ({config.platform}), {len(self._package.files)} files")
@@ -101,8 +104,7 @@ class _Checks:
 
         if self._no_load:
             return _skipped("by --no-load")
-        known = {key: self._loading[key] for key in ("device", "trust", "backend")}
-        loaded = load_neuropod(self._source, options=self._loading["options"], **known)
+        loaded = load_neuropod(self._source, on_transfer=self._transferred, **loading_arguments(self._loading))
         self._model: Neuropod = self._opened.enter_context(loaded)
         return _ok(f"{loaded.platform} {loaded.framework_version}".strip())
 
@@ -113,6 +115,10 @@ class _Checks:
             return _skipped("by --no-load")
         differences = self._model.test()
         return {**_ok(f"largest difference {max(differences.values(), default=0.0):.3g}"), "differences": differences}
+
+    def _transferred(self, transfer: Transfer) -> None:
+        if self.on_transfer is not None:
+            self.on_transfer(transfer)
 
 
 def _ok(detail: str) -> dict[str, Any]:

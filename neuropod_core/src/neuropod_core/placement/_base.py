@@ -5,11 +5,35 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from neuropod_core.backend import Backend, Executor, LoadOptions
+from neuropod_core.errors import SandboxError
+from neuropod_core.package import Package
+from neuropod_core.plugins import backend_for
 from neuropod_core.variants import Variant
 
 
 class Placement(ABC):
     """A place where executors run."""
+
+    def sandboxed(self) -> Placement:
+        """Give the same placement with the model in a sandbox, whose walls stand in for trust.
+
+        Raises
+        ------
+        SandboxError
+            If it has none, as is the default.
+        """
+        missing = ("models in this process run with all that it may do",)
+        raise SandboxError(missing, at="trust='sandboxed'", remedy="pass placement='worker'")
+
+    def backend(self, package: Package, distribution: str | None) -> Backend:
+        """Find the backend that opens `package` where it will run: the only one, or that of `distribution`.
+
+        Raises
+        ------
+        BackendError
+            If there is none, or it cannot be used.
+        """
+        return backend_for(package.config.platform, distribution)
 
     @abstractmethod
     def start(self, backend: Backend, variant: Variant, options: LoadOptions) -> Executor:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from importlib import import_module, metadata
+from inspect import signature
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -104,6 +105,10 @@ class DescriptorTests(Suite):
         for name, target in descriptor.packagers.items():
             module, _, function = target.partition(":")
             assert callable(getattr(import_module(module), function)), name
+        for target in descriptor.packs.values():
+            name, _, keyword = target.partition(":")
+            module, _, function = descriptor.packagers[name].partition(":")
+            assert keyword in signature(getattr(import_module(module), function)).parameters, target
         assert all(descriptor.options.values())
 
     def test_descriptor_imports_no_framework(self, backend: Backend) -> None:

@@ -52,6 +52,7 @@ class OnnxBackend(Backend):
         devices=("cpu", "cuda"),
         options=_OPTIONS,
         packagers={"create_onnx_neuropod": "neuropod_onnx.packagers:create_onnx_neuropod"},
+        packs={"*.onnx": "create_onnx_neuropod:model_path"},
     )
 
     def load(self, variant: Variant, options: LoadOptions) -> Executor:

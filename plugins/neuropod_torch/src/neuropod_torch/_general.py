@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from neuropod_core.backend import Array, Tensors
+from neuropod_core.backend import NativeTensors, Tensors
 from neuropod_core.errors import InferenceError
 from neuropod_core.problem import Problem
 from neuropod_torch._program import Program
-from neuropod_torch._tensors import Converter, owned
+from neuropod_torch._tensors import Converter, owned, owned_result
 
 __all__ = ["GeneralCall"]
 
@@ -33,6 +33,7 @@ class GeneralCall:
         self._forward = program.forward
         self._takes_dict = bool(program.signature.dict_type)
         self._needed = () if self._takes_dict else program.signature.needed
+        self._known = {spec.name for spec in problem.inputs} if self._takes_dict else set(program.signature.arguments)
         self._left_out = {} if self._takes_dict else dict.fromkeys(program.signature.nullable)
         self._converters = converters
         self._outputs = [spec.name for spec in problem.outputs]
@@ -44,11 +45,21 @@ class GeneralCall:
             result = self._forward(given) if self._takes_dict else self._forward(**given)
             return {name: owned(value, name) for name, value in self._named(result) if value is not None}
 
-    def _given(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+    def native(self, inputs: NativeTensors) -> NativeTensors:
+        """Run the model once, and leave results as tensors."""
+        with torch.no_grad():
+            given = self._given(inputs)
+            result = self._forward(given) if self._takes_dict else self._forward(**given)
+            return {name: owned_result(value, name) for name, value in self._named(result) if value is not None}
+
+    def _given(self, inputs: NativeTensors) -> dict[str, Any]:
         for name in self._needed:
             if name not in inputs:
                 what = "the model needs this input, and the call leaves it out"
                 raise InferenceError(what, f"inputs.{name}", "pass it, or give the argument a default of None")
+        for name in inputs.keys() - self._known:
+            what = "the model does not take this input, though its problem has it"
+            raise InferenceError(what, f"inputs.{name}", "leave it out")
         return self._left_out | {
             name: convert(inputs[name]) for name, convert in self._converters.items() if name in inputs
         }

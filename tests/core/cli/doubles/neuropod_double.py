@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +16,13 @@ from neuropod_core import (
     InferenceError,
     LoadOptions,
     Names,
+    PackagingError,
     Tensors,
     Trust,
     Variant,
     hookimpl,
 )
+from neuropod_core.packaging import new_package
 
 neuropod_contract = (1, 0)
 
@@ -93,11 +97,32 @@ class Double(Backend):
             install="pip install no-such-framework",
             options={"factor": "multiplies"},
             packagers={"create_double_neuropod": "neuropod_double:create"},
+            packs={"*.double": "create_double_neuropod:path", "*/": "create_double_neuropod:folder"},
         )
 
     def load(self, variant: Variant, options: LoadOptions) -> Executor:
         del options
         return Model(json.loads(variant.artefact("data/model.json").read_bytes())["function"])
+
+
+def create(
+    *,
+    neuropod_path: Path,
+    model_name: str,
+    path: Path | None = None,
+    folder: Path = Path(),
+    node_name_mapping: dict[str, str] | None = None,
+    level: int = 1,
+    **arguments: Any,
+) -> None:
+    """Package a file that holds the name of a function, or a folder with that file."""
+    sys.stdout.write("chatter of the packager\n")
+    if level != 1 or node_name_mapping not in (None, {"x": "a:0"}):
+        raise PackagingError(f"level {level!r}, mapping {node_name_mapping!r}")
+    source = path if path is not None else folder / "model.double"
+    with new_package("double", neuropod_path=neuropod_path, model_name=model_name, **arguments) as new:
+        (new.folder / "data").mkdir()
+        (new.folder / "data" / "model.json").write_text(json.dumps({"function": source.read_text()}))
 
 
 @hookimpl

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -13,30 +11,32 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from neuropod_core import plugins
 from neuropod_core.backend import Backend, Executor, LoadOptions
 from neuropod_core.errors import ModelLoadError, NeuropodError
 from neuropod_core.placement._in_process import InProcess
 from neuropod_core.placement.worker import _frames
+from neuropod_core.placement.worker._recipe import descriptor_facts
 from neuropod_core.placement.worker._served import Desk, End, Served
 from neuropod_core.placement.worker._shared_memory_end import SharedMemoryEnd
 from neuropod_core.placement.worker._socket_desk import SocketEnd
 from neuropod_core.placement.worker._travel import facts_of
 from neuropod_core.problem import Problem
+from neuropod_core.trust import Trust, check_trust
 from neuropod_core.variants import Variant
 
-_PR_SET_PDEATHSIG = 1
 _ENDS = {"shared_memory": SharedMemoryEnd, "socket": SocketEnd}
 """Ends by the name of their transport."""
 
 
-def main(link: socket.socket, first: Mapping[str, Any]) -> None:
+def main(link: socket.socket) -> None:
     """Load the model that the parent names, and serve it until the parent is gone."""
-    settle(first)
     _frames.send(link, {"hello": _frames.PROTOCOL, "python": sys.version.split()[0]})
     order = _next(link)
+    if "describe" in order:
+        _describe(link, order)
     try:
         executor, problem = _loaded(order)
     except NeuropodError as error:
@@ -45,25 +45,6 @@ def main(link: socket.socket, first: Mapping[str, Any]) -> None:
     _frames.send(link, {"ready": _told_of(executor)})
     message, descriptors = _next_with_descriptors(link)
     Service(Served(executor, problem, str(order["platform"]))).run(link, message["serve"], descriptors)
-
-
-def settle(first: Mapping[str, Any]) -> None:
-    """Set up the process: it ends with its parent, leaves Ctrl-C to it, and keeps within its limits."""
-    _die_with_parent(int(first["parent"]))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError):
-            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # else: AttributeError
-    if first.get("debug"):
-        logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
-    if first.get("cpus"):
-        os.sched_setaffinity(0, first["cpus"])
-    if first.get("nice"):
-        os.nice(first["nice"])
-    if first.get("memory_limit_bytes"):
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (first["memory_limit_bytes"],) * 2)
 
 
 class Service:
@@ -119,12 +100,26 @@ def _loaded(order: Mapping[str, Any]) -> tuple[Executor, Problem]:
         input_devices=MappingProxyType(fields["input_devices"]),
     )
     options = LoadOptions(order["device"], MappingProxyType(order["values"]))
+    if order.get("trust"):  # The parent has no plugin that could look into the artefact.
+        needed = Trust.parse(backend.trust_needed(variant))
+        check_trust(needed, Trust.parse(order["trust"]), f"this one holds {needed}", str(folder.parent))
     try:
         return InProcess().start(backend, variant, options), problem
     except NeuropodError:
         raise
     except Exception as error:
         raise ModelLoadError(f"loading raised {type(error).__name__}: {error}", at=str(folder)) from error
+
+
+def _describe(link: socket.socket, order: Mapping[str, Any]) -> None:
+    """Tell the parent, which has no such plugin, or another one, what the backend here says of itself."""
+    try:
+        backend = _backend(order)
+        facts = {"described": descriptor_facts(backend.descriptor), "framework_version": backend.framework_version()}
+    except NeuropodError as error:
+        facts = {"error": facts_of(error)}
+    _frames.send(link, facts)
+    _end(0)
 
 
 def _backend(order: Mapping[str, Any]) -> Backend:
@@ -164,17 +159,7 @@ def _next_with_descriptors(link: socket.socket) -> tuple[dict[str, Any], list[in
     return got
 
 
-def _die_with_parent(parent: int) -> None:
-    """Ask the kernel for SIGKILL when the thread that started this process ends: it lives as long as the model does."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if parent != os.getppid():
-            _end(0)
-
-
-def _end(code: int) -> Any:
+def _end(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()

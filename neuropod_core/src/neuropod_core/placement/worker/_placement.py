@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from neuropod_core.backend import Backend, Executor, LoadOptions
-from neuropod_core.errors import OptionError, shown
+from neuropod_core.errors import OptionError, SandboxError, shown
+from neuropod_core.package import Package
 from neuropod_core.placement._base import Placement
 from neuropod_core.placement.worker._executor import WorkerExecutor
-from neuropod_core.placement.worker._recipe import Recipe, order_for
+from neuropod_core.placement.worker._recipe import Home, Recipe, model_facts, order_for
 from neuropod_core.placement.worker._supervisor import Limits
 from neuropod_core.placement.worker._transports import check_name, new_transport
 from neuropod_core.variants import Variant
@@ -55,6 +57,9 @@ class Worker(Placement):
     memory_limit_bytes
         The most data memory of a worker; an allocation past it fails.
     environment
+        Where the worker's Python and its packages come from: None for this environment; the path of an interpreter or
+        of a virtual environment; or ``"package"``: built from the lock of the package, once.
+    variables
         Environment variables beside the parent's.
     """
 
@@ -72,7 +77,9 @@ class Worker(Placement):
     gpus: Sequence[str | int] | None = None
     nice: int = 0
     memory_limit_bytes: int | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: str | Path | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    _caged: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("replicas", 1), ("slots", 1), ("shared_memory_bytes", 1 << 16), ("restarts", 0)):
@@ -83,17 +90,53 @@ class Worker(Placement):
         if self.cpus is not None and not hasattr(os, "sched_setaffinity"):
             raise OptionError("this system lets nobody choose CPUs", at="cpus", remedy="leave cpus out")
 
+    def sandboxed(self) -> Placement:
+        """Give the same placement with its workers in a sandbox.
+
+        Raises
+        ------
+        SandboxError
+            If the kernel does not offer all that a sandbox promises.
+        """
+        from neuropod_core import sandbox
+
+        report = sandbox.available()
+        if report.missing:
+            remedy = "run it on Linux 6.2 or later with Landlock, or pass the trust that the package needs"
+            raise SandboxError(report.missing, remedy=remedy)
+        return replace(self, _caged=True)
+
+    def backend(self, package: Package, distribution: str | None) -> Backend:
+        """Find the backend in the environment where the workers will live."""
+        if self.environment is None:
+            return super().backend(package, distribution)
+        from neuropod_core.placement.worker._foreign import foreign_backend, home_for
+
+        home = home_for(self.environment, package, distribution, caged=self._caged)
+        return foreign_backend(home, package.config.platform, distribution)
+
     def start(self, backend: Backend, variant: Variant, options: LoadOptions) -> Executor:
         """Start the workers, and wait until every one has loaded the model."""
-        order = order_for(backend, variant, options)
-        recipes = [self._recipe(number, variant, order) for number in range(self.replicas)]
+        home, order = self._home_and_order(backend, variant, options)
+        recipes = [self._recipe(number, variant, home, order) for number in range(self.replicas)]
         limits = Limits(
             self.start_timeout_s, self.restarts, self.restart_after_calls, self.restart_above_bytes, self.slots
         )
         transport = new_transport(self.transport, self.shared_memory_bytes)
         return WorkerExecutor(recipes, limits, transport, kills_late=self.kills_late)
 
-    def _recipe(self, number: int, variant: Variant, order: Mapping[str, Any]) -> Recipe:
+    def _home_and_order(self, backend: Backend, variant: Variant, options: LoadOptions) -> tuple[Home, dict[str, Any]]:
+        package_folder = str(variant.folder.parent)
+        if self.environment is None:
+            return Home(caged=self._caged, readable=(package_folder,)), order_for(backend, variant, options)
+        from neuropod_core.placement.worker._foreign import ForeignBackend
+
+        if not isinstance(backend, ForeignBackend):
+            raise OptionError("the backend was not found by this placement", at="placement")
+        order = {"distribution": backend.distribution, "trust": str(options.trust), **model_facts(variant, options)}
+        return replace(backend.home, readable=(*backend.home.readable, package_folder)), order
+
+    def _recipe(self, number: int, variant: Variant, home: Home, order: Mapping[str, Any]) -> Recipe:
         settings = {
             "cpus": list(self.cpus[number % len(self.cpus)]) if self.cpus else None,
             "nice": self.nice,
@@ -106,7 +149,8 @@ class Worker(Placement):
             platform=variant.platform,
             tensors=tensors,
             order=order,
-            environment=self._variables(number),
+            home=home,
+            variables=self._variables(number),
             settings=settings,
         )
 
@@ -114,4 +158,4 @@ class Worker(Placement):
         variables = dict.fromkeys(_THREAD_VARIABLES, str(self.threads)) if self.threads else {}
         if self.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = str(self.gpus[number % len(self.gpus)])
-        return {**variables, **self.environment}
+        return {**variables, **self.variables}

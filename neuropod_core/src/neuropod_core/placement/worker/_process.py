@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any
 
 from neuropod_core.errors import WorkerProtocolError
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._bells import IN, Bell, new_poll
+from neuropod_core.placement.worker._recipe import Home
 from neuropod_core.placement.worker._spin import registered
 
 _LAST_LINES = 10
 _LONGEST_LINE = 4096
-_KEPT_FROM_PARENT = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+_KEPT_FROM_WORKERS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 _BOOT = """
 import json, socket, sys
@@ -30,9 +34,16 @@ link = socket.socket(fileno=int(sys.argv[1]))
 size = int.from_bytes(link.recv(4, socket.MSG_WAITALL), "big")
 first = json.loads(link.recv(size, socket.MSG_WAITALL))
 sys.argv[:] = ["neuropod-worker"]
-sys.path[:] = first["path"] or [entry for entry in sys.path if entry] + first["lent"]
+sys.path[:] = first["path"] or [entry for entry in sys.path if entry]
+sys.path += first["lent"]
+from neuropod_core._settling import settle
+settle(first)
+if first["cage"] and not first["path"]:  # The environment's own comes first, whatever its age.
+    sys.path[:] = [entry for entry in sys.path if entry not in first["lent"]] + first["lent"]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "neuropod_core"]:
+        del sys.modules[name]
 from neuropod_core.placement.worker._host import main
-main(link, first)
+main(link)
 """
 
 _logger = logging.getLogger("neuropod.worker")
@@ -52,16 +63,17 @@ class Process:
     """
 
     def __init__(
-        self, name: str, python: str, environment: Mapping[str, str], first: Mapping[str, Any], wake: Bell
+        self, name: str, home: Home, variables: Mapping[str, str], settings: Mapping[str, Any], wake: Bell
     ) -> None:
         self.name, self.wake = name, wake
+        self._scratch = tempfile.mkdtemp(prefix="neuropod-") if home.caged else None
         self.link, theirs = socket.socketpair()
         self.inbox = _frames.Inbox(self.link)
         self._tail: deque[str] = deque(maxlen=_LAST_LINES)
         self._partial: dict[int, bytes] = {}
         self._killed_for = ""
-        isolated = [] if first["path"] else ["-I"]
-        command = [python, *isolated, "-c", _BOOT, str(theirs.fileno())]
+        flags = [*(["-I"] if home.python else []), *(["-S"] if home.caged else [])]
+        command = [home.python or sys.executable, *flags, "-c", _BOOT, str(theirs.fileno())]
         with theirs:
             self._popen = subprocess.Popen(  # noqa: S603 - the interpreter is ours, or the caller chose it
                 command,
@@ -70,7 +82,7 @@ class Process:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=[theirs.fileno()],
-                env=dict(environment),
+                env=self._environment(home, variables),
                 start_new_session=True,  # Ctrl-C is for the parent; and the worker's own children end with it.
             )
         self.pid = self._popen.pid
@@ -84,7 +96,7 @@ class Process:
             threading.Thread(target=registered(self._await_end), name=f"neuropod-{name}-end", daemon=True).start()
         for stream in self._streams:
             os.set_blocking(stream.fileno(), False)
-        _frames.send(self.link, first)
+        _frames.send(self.link, self._first_message(home, settings))
 
     def watch(self, also: Sequence[int] = (), timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Wait until something happens here, or on the descriptors `also`; give what the worker said.
@@ -170,6 +182,8 @@ class Process:
     def close(self) -> None:
         """Close every descriptor."""
         self.link.close()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
         for stream in (self._popen.stdout, self._popen.stderr):
             if stream:
                 stream.close()
@@ -180,6 +194,7 @@ class Process:
     def forget(self) -> None:
         """Close the descriptors in a forked child, so that the worker still sees when its parent ends."""
         self._popen.returncode = 0  # It is not ours to wait for.
+        self._scratch = None
         self.close()
 
     def drain(self) -> None:
@@ -191,6 +206,25 @@ class Process:
         """See the end of the process where no descriptor shows it."""
         self._popen.wait()
         self.wake.ring()
+
+    def _environment(self, home: Home, variables: Mapping[str, str]) -> dict[str, str]:
+        """Give the environment variables: the parent's, but for what would lead to its Python or tell its secrets."""
+        inherited = dict(os.environ)
+        if self._scratch is not None:
+            from neuropod_core import sandbox
+
+            inherited = sandbox.clean_environment(inherited, Path(self._scratch))
+        if home.python is not None:
+            for name in _KEPT_FROM_WORKERS:
+                inherited.pop(name, None)
+        return {**inherited, **variables}
+
+    def _first_message(self, home: Home, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Say what a worker needs to know before it can import anything."""
+        path = [entry or str(Path.cwd()) for entry in sys.path] if home.python is None else []
+        cage = {"scratch": self._scratch, "readable": list(home.readable)} if home.caged else None
+        debug = _logger.isEnabledFor(logging.DEBUG)
+        return {**settings, "parent": os.getpid(), "path": path, "lent": list(home.lent), "cage": cage, "debug": debug}
 
     def _log(self, stream: IO[bytes]) -> None:
         for _ in range(64):  # As much as a pipe holds; what a worker writes without end must not keep us here.
@@ -218,21 +252,6 @@ class Process:
             _logger.info("%s: %s", self.name, line)
 
 
-def first_message(python: str | None, lent: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Say to a worker what it needs to know before it can import anything."""
-    path = [entry or os.getcwd() for entry in sys.path] if python is None else []
-    return {"parent": os.getpid(), "path": path, "lent": list(lent), "debug": _debugs(), **settings}
-
-
-def environment_for(python: str | None, extra: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment variables of a worker: the parent's, but for what would lead it to the parent's Python."""
-    inherited = dict(os.environ)
-    if python is not None:
-        for name in _KEPT_FROM_PARENT:
-            inherited.pop(name, None)
-    return {**inherited, **extra}
-
-
 def _pidfd_of(pid: int) -> int | None:
     """Give what becomes readable when the process ends; None where the system has no such thing."""
     with suppress(AttributeError, OSError):
@@ -255,7 +274,3 @@ def _told_by_ps(pid: int) -> int:
         return int(said.stdout) << 10
     except (OSError, ValueError, subprocess.SubprocessError):
         return 0
-
-
-def _debugs() -> bool:
-    return _logger.isEnabledFor(logging.DEBUG)

@@ -8,9 +8,36 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from neuropod_core import plugins
-from neuropod_core.backend import Backend, LoadOptions
-from neuropod_core.errors import OptionError, shown
+from neuropod_core.backend import Backend, Descriptor, LoadOptions
+from neuropod_core.dtypes import DType
+from neuropod_core.errors import NeuropodError, OptionError, WorkerProtocolError, shown
+from neuropod_core.trust import Trust
 from neuropod_core.variants import Variant
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a worker lives.
+
+    Parameters
+    ----------
+    python
+        The interpreter of another environment; None for this one.
+    lent
+        Folders that come after that environment's own path: what it lacks of neuropod.
+    caged
+        Whether it runs in a sandbox.
+    readable
+        What it may read there beside its own installation.
+    keep
+        Whatever must live as long as the worker does.
+    """
+
+    python: str | None = None
+    lent: tuple[str, ...] = ()
+    caged: bool = False
+    readable: tuple[str, ...] = ()
+    keep: object = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -21,9 +48,8 @@ class Recipe:
     platform: str
     tensors: int
     order: Mapping[str, Any]
-    python: str | None = None
-    lent: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    home: Home = field(default_factory=Home)
+    variables: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -40,14 +66,60 @@ def order_for(backend: Backend, variant: Variant, options: LoadOptions) -> dict[
         what = f"the plugin for {variant.platform!r} is registered in this process only, a worker cannot import it"
         raise OptionError(what, at="placement", remedy="install it, or leave placement out")
     return {
-        "platform": variant.platform,
         "distribution": claim.distribution,
         "version": claim.version,
         "target": claim.target,
+        **model_facts(variant, options),
+    }
+
+
+def model_facts(variant: Variant, options: LoadOptions) -> dict[str, Any]:
+    """Write down what to load, whoever loads it."""
+    return {
+        "platform": variant.platform,
         "device": options.device,
         "values": {name: _checked(name, value) for name, value in options.values.items()},
         "variant": variant_facts(variant),
     }
+
+
+def descriptor_facts(descriptor: Descriptor) -> dict[str, Any]:
+    """Write down a descriptor as plain data."""
+    return {
+        "platform": descriptor.platform,
+        "trust": str(descriptor.trust),
+        "framework": list(descriptor.framework),
+        "framework_versions": descriptor.framework_versions,
+        "install": descriptor.install,
+        "dtypes": sorted(map(str, descriptor.dtypes)),
+        "devices": list(descriptor.devices),
+        "options": dict(descriptor.options),
+        "stateful": descriptor.stateful,
+    }
+
+
+def descriptor_from(facts: Mapping[str, Any]) -> Descriptor:
+    """Read a descriptor that another process wrote.
+
+    Raises
+    ------
+    WorkerProtocolError
+        If it is none.
+    """
+    try:
+        return Descriptor(
+            platform=str(facts["platform"]),
+            trust=Trust.parse(facts["trust"]),
+            framework=tuple(map(str, facts["framework"])),
+            framework_versions=str(facts["framework_versions"]),
+            install=str(facts["install"]),
+            dtypes=frozenset(map(DType.parse, facts["dtypes"])),
+            devices=tuple(map(str, facts["devices"])),
+            options={str(name): str(text) for name, text in facts["options"].items()},
+            stateful=facts["stateful"] is True,
+        )
+    except (KeyError, TypeError, AttributeError, NeuropodError) as error:
+        raise WorkerProtocolError(f"a descriptor cannot be {shown(facts)}: {error}") from error
 
 
 def variant_facts(variant: Variant) -> dict[str, Any]:

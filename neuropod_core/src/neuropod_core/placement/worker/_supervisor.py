@@ -18,7 +18,7 @@ from neuropod_core.errors import (
 from neuropod_core.placement.worker import _frames, _spin
 from neuropod_core.placement.worker._bells import new_bell
 from neuropod_core.placement.worker._connection import Connection, Transport
-from neuropod_core.placement.worker._process import Process, environment_for, first_message
+from neuropod_core.placement.worker._process import Process
 from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._travel import error_from
 
@@ -164,12 +164,10 @@ class Supervisor:
 
     def _started(self) -> Connection | None:
         recipe, until = self._recipe, time.monotonic() + self._limits.start_timeout_s
-        first = first_message(recipe.python, recipe.lent, recipe.settings)
         try:
-            variables = environment_for(recipe.python, recipe.environment)
-            self.process = process = Process(recipe.name, recipe.python or sys.executable, variables, first, self._bell)
+            self.process = process = Process(recipe.name, recipe.home, recipe.variables, recipe.settings, self._bell)
         except OSError as error:
-            raise WorkerStartError(f"{recipe.python or sys.executable} cannot be started: {error}") from error
+            raise WorkerStartError(f"{recipe.home.python or sys.executable} cannot be started: {error}") from error
         self._told("hello", until)
         self._say(process, recipe.order)
         self.ready = self._told("ready", until)["ready"]

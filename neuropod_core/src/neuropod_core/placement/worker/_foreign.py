@@ -1,0 +1,110 @@
+"""Backends of other environments: asked there what they can do, and run there."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from neuropod_core import plugins
+from neuropod_core.backend import Backend, Executor, LoadOptions
+from neuropod_core.environments import environment_for, lent_to, python_of
+from neuropod_core.environments._lent import linked
+from neuropod_core.errors import PluginError, WorkerStartError
+from neuropod_core.package import Package
+from neuropod_core.placement.worker import _frames
+from neuropod_core.placement.worker._bells import new_bell
+from neuropod_core.placement.worker._process import Process
+from neuropod_core.placement.worker._recipe import Home, descriptor_from
+from neuropod_core.placement.worker._travel import error_from
+from neuropod_core.trust import Trust
+from neuropod_core.variants import Variant
+
+FROM_PACKAGE = "package"
+_START_TIMEOUT_S = 60.0
+
+
+class ForeignBackend(Backend):
+    """A backend that is installed in another environment, by what it said of itself there.
+
+    Attributes
+    ----------
+    home
+        Where it lives.
+    distribution
+        Which plugin was asked for; None for the only one.
+    """
+
+    def __init__(self, home: Home, distribution: str | None, described: dict[str, Any]) -> None:
+        self.home, self.distribution = home, distribution
+        self.descriptor = descriptor_from(described["described"])
+        version = described.get("framework_version")
+        self._version = version if isinstance(version, str) else None
+
+    def framework_version(self) -> str | None:
+        """Give the version that is installed there."""
+        return self._version
+
+    def load(self, variant: Variant, options: LoadOptions) -> Executor:
+        """Load nothing: what lives elsewhere runs in a worker."""
+        del variant, options
+        raise PluginError("a foreign backend", "it runs in workers only", "pass the placement that found it")
+
+
+def home_for(environment: str | Path, package: Package, distribution: str | None, *, caged: bool) -> Home:
+    """Find, or build, the environment that a worker is to live in.
+
+    Raises
+    ------
+    InterpreterError, EnvironmentBuildError
+        If there is none.
+    """
+    if environment == FROM_PACKAGE:
+        built = environment_for(package, trust=Trust.CODE)
+        python, keep = built.python, built
+    else:
+        python, keep = python_of(environment), None
+    lent = lent_to(python, distribution or _plugin_here(package.config.platform))
+    mine = [linked("neuropod-core")] if caged else []  # It closes the cage before the environment runs anything.
+    folders = dict.fromkeys(str(path) for each in (lent, *mine) for path in each.paths)
+    readable = [str(path) for each in (lent, *mine) for path in each.targets]
+    readable += [str(python.prefix), str(python.base_prefix)]
+    return Home(str(python.executable), tuple(folders), caged, tuple(readable), (keep, lent, *mine))
+
+
+def foreign_backend(home: Home, platform: str, distribution: str | None) -> ForeignBackend:
+    """Ask an environment for the backend of `platform`.
+
+    Raises
+    ------
+    BackendError
+        What it raises there, or that it cannot be asked.
+    """
+    return ForeignBackend(home, distribution, _described(home, platform, distribution))
+
+
+@lru_cache(maxsize=64)
+def _described(home: Home, platform: str, distribution: str | None) -> dict[str, Any]:
+    process = Process(f"neuropod of {home.python}", home, {}, {}, new_bell())
+    try:
+        until = time.monotonic() + _START_TIMEOUT_S
+        process.expect("hello", until)
+        _frames.send(process.link, {"describe": True, "platform": platform, "distribution": distribution})
+        answer = process.expect("described", until)
+    except OSError as error:
+        raise WorkerStartError(f"{home.python} cannot be asked for its plugins: {error}") from error
+    finally:
+        process.end(1.0)
+    if answer is None:
+        wrote = " | ".join(process.last_lines[-3:])
+        what = f"{home.python} cannot be asked for its plugins; it wrote: {wrote}"
+        raise WorkerStartError(what, remedy="install neuropod-core and the plugin there, in a version that has workers")
+    if "error" in answer:
+        raise error_from(answer["error"])
+    return answer
+
+
+def _plugin_here(platform: str) -> str:
+    """Name the plugin that this environment could lend."""
+    return next((plugin.distribution for plugin in plugins.installed() if plugin.platform == platform), "")
