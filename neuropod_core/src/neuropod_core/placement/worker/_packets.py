@@ -216,13 +216,9 @@ class Incoming:
             If nothing more will come.
         """
         left = _AT_ONCE_BYTES
-        while left > 0:
-            if not len(self._wanted):
-                wanted = next(self._parts, None)
-                if wanted is None:
-                    return True
-                self._wanted = wanted
-                continue
+        while self._wants_more():
+            if left <= 0:
+                return False
             try:
                 count = link.recv_into(self._wanted, min(len(self._wanted), _AT_ONCE_BYTES))
             except BlockingIOError:
@@ -231,7 +227,16 @@ class Incoming:
                 raise EOFError
             left -= count
             self._wanted = self._wanted[count:]
-        return False
+        return True
+
+    def _wants_more(self) -> bool:
+        """Look for the next memory to fill; everything is there if there is none."""
+        while not len(self._wanted):
+            wanted = next(self._parts, None)
+            if wanted is None:
+                return False
+            self._wanted = wanted
+        return True
 
     def _wanted_parts(self) -> Iterator[memoryview]:
         """Give the memory that is to be filled next, until everything is there."""

@@ -164,7 +164,7 @@ class SocketLine(Line):
         if self._torn or (sent.begun and not sent.done):
             self._connect()
             self._replace(self.number, self.theirs)
-        elif sent.done and not self._receive(expected):
+        elif sent.done and not self._is_drained(expected):
             return False
         self._forget()
         return True
@@ -208,22 +208,30 @@ class SocketLine(Line):
         assert sent is not None  # noqa: S101 - the call has begun
         assert expected is not None  # noqa: S101 - as above
         torn, self._torn = self._torn, True
-        try:
-            events = OUT if not sent.done and not sent.send(self._ours) else 0
-        except OSError as error:
-            raise self._cut_off() from error
+        events = OUT if not sent.done and not self._on_socket(sent.send) else 0
         events = events or (0 if self._receive(expected) else IN)
         self._torn = torn
         return events
 
+    def _on_socket(self, step: Callable[[socket.socket], bool]) -> bool:
+        with suppress(OSError, EOFError):
+            return step(self._ours)
+        # This side ends the pair when the worker is gone; nobody else should.
+        raise self.failure or WorkerProtocolError("the worker hung up in the middle of a call")
+
     def _receive(self, expected: Incoming) -> bool:
-        try:
-            complete = expected.receive(self._ours)
-        except (OSError, EOFError) as error:
-            raise self._cut_off() from error
+        complete = self._on_socket(expected.receive)
         if complete and (expected.call != self.call or expected.kind not in (RESULTS, ERROR)):
             raise WorkerProtocolError(f"call {self.call} was answered by a packet {expected.kind} of {expected.call}")
         return complete
+
+    def _is_drained(self, expected: Incoming) -> bool:
+        try:
+            return self._receive(expected)
+        except NeuropodError as error:
+            if error is self.failure:  # Nobody needs the line any more.
+                return False
+            raise
 
     def _results(self) -> Tensors:
         expected = self._incoming
@@ -259,10 +267,6 @@ class SocketLine(Line):
             remove(descriptor)
 
     # -- the end
-
-    def _cut_off(self) -> NeuropodError:
-        """Say why nothing more comes: this side ends the pair when the worker is gone, and nobody else should."""
-        return self.failure or WorkerProtocolError("the worker hung up in the middle of a call")
 
     def _is_unread(self, header: bytes) -> bool:
         """Look for the call in what the worker has not read; once the worker has failed, take it away from there."""

@@ -173,7 +173,10 @@ class Supervisor:
         self.ready = self._told("ready", until)["ready"]
         self._born = time.monotonic()
         slots = self._limits.slots or (2 if self.ready.get("serial") else 4)
-        return self._transport.connect(process.link, slots, recipe.tensors, self._bell.ring)
+        try:
+            return self._transport.connect(process.link, slots, recipe.tensors, self._bell.ring)
+        except OSError as error:
+            raise self._died("when it was ready") from error
 
     def _say(self, process: Process, order: Any) -> None:
         try:
