@@ -103,9 +103,7 @@ def test_an_environment_without_numpy_is_told_so(package: Path, environment: Mak
         load_neuropod(package, placement=Worker(environment=environment("3.12")))
 
 
-def test_a_foreign_worker_in_a_sandbox(
-    package: Path, environment: MakeEnvironment, models: list[Neuropod]
-) -> None:
+def test_a_foreign_worker_in_a_sandbox(package: Path, environment: MakeEnvironment, models: list[Neuropod]) -> None:
     if sandbox.available().missing:
         pytest.skip("this kernel has no sandbox")
     place = Worker(environment=environment("3.12", *OLD["3.12"]))

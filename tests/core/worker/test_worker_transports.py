@@ -156,7 +156,7 @@ print(*pids)
 
 def test_workers_run_where_only_what_every_unix_has_is_there(package: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(LACKING)
-    program = PROGRAM.format(folder=str(Path(__file__).parent), package=str(package()))
+    program = PROGRAM.format(folder=str(Path(__file__).parent / "plugin"), package=str(package()))
 
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],

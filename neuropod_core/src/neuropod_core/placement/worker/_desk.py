@@ -82,7 +82,7 @@ class GrantedRoom:
 
     def __init__(self, memory: Any, spot: tuple[int, ...]) -> None:
         self.memory, self.spot, self._end = memory, spot, 0
-        self.made: list[tuple[Any, int]] = []
+        self.made: list[tuple[Any, int]] = []  # Arrays, and where each begins.
 
     def clear(self) -> None:
         """Forget what was made for the call before."""
@@ -113,8 +113,9 @@ class GrantedRoom:
         """Whether `results` are exactly the arrays made here, in the same places as the last time."""
         if type(results) is not dict or len(results) != len(places) or len(self.made) != len(places):
             return False
-        for (name, shape, dtype, offset), (array, start) in zip(places, self.made, strict=True):
-            if results.get(name) is not array or start != offset or array.shape != shape or array.dtype is not dtype:
+        for (name, shape, dtype, offset), (made, start) in zip(places, self.made, strict=True):
+            array: Any = results.get(name)
+            if array is not made or start != offset or array.shape != shape or array.dtype is not dtype:
                 return False
         return True
 
@@ -126,10 +127,10 @@ class SharedMemoryDesk(Desk):
     ----------
     slot, bell, ring
         Where calls come in, what wakes this side, and what wakes the parent's.
-    segment
-        Gives a segment by its number, waiting until the parent has sent it.
     served
         What runs.
+    segment
+        Gives a segment by its number, waiting until the parent has sent it.
     """
 
     def __init__(
@@ -137,9 +138,9 @@ class SharedMemoryDesk(Desk):
         slot: Slot,
         bell: Doorbell,
         ring: Doorbell,
-        segment: Callable[[int], Segment],
         served: Served,
         *,
+        segment: Callable[[int], Segment],
         spins: bool,
     ) -> None:
         self._slot, self._words, self._bell, self._ring, self._segment = slot, slot.words, bell, ring, segment
@@ -228,9 +229,9 @@ class SharedMemoryDesk(Desk):
         if last is not None and room.holds(results, last[1]):
             return last[0]
         filled = self._last_granted
-        if filled is not None and filled[0] == spot and not room.made and type(results) is dict:
-            if filled[2].fill(results):
-                return filled[1]
+        known = filled is not None and filled[0] == spot and not room.made and type(results) is dict
+        if known and filled is not None and filled[2].fill(results):
+            return filled[1]
         return self._hand_over(self._served.shippable(results), room)
 
     def _room_of(self, spot: tuple[int, ...]) -> GrantedRoom:

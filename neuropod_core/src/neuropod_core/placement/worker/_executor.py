@@ -80,10 +80,10 @@ class WorkerExecutor(Executor):
         """Run the model in a worker."""
         connection = self._only.connection
         try:
-            line = connection.gate.free.pop()  # type: ignore[union-attr]  # else: AttributeError
-        except (AttributeError, IndexError):
+            line = connection.gate.free.pop()
+        except (AttributeError, IndexError):  # There is no connection, or none of its lines is free.
             connection, line = self._line(None, None)
-        return self._through(connection, line, inputs, outputs, None)  # type: ignore[arg-type]  # it is one by now
+        return self._through(connection, line, inputs, outputs)
 
     def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
         """Run the model in a worker; between processes, tensors are NumPy arrays."""
@@ -93,7 +93,7 @@ class WorkerExecutor(Executor):
         """Run the model in a worker, and wait no longer than `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         connection, line = self._line(deadline, timeout_s)
-        return self._through(connection, line, inputs, outputs, deadline, timeout_s)
+        return self._through(connection, line, inputs, outputs, deadline=deadline, timeout_s=timeout_s)
 
     async def infer_async(self, inputs: Tensors, outputs: Names = None, timeout_s: float | None = None) -> Tensors:
         """Run the model in a worker while the loop goes on."""
@@ -102,7 +102,7 @@ class WorkerExecutor(Executor):
         started = perf_counter_ns()
         try:
             results = await line.call_async(inputs, outputs, deadline)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
             if error is line.failure and line.untouched:
                 left_s = None if deadline is None else deadline - time.monotonic()
                 return await self.infer_async(inputs, outputs, left_s)
@@ -115,7 +115,10 @@ class WorkerExecutor(Executor):
         """Give an array that lies where the workers read it."""
         nbytes = 0 if dtype is DType.STRING else prod(shape) * dtype.itemsize
         memory = self._transport.allocate(nbytes) if nbytes else None
-        return super().allocate(shape, dtype) if memory is None else np.ndarray(shape, dtype.numpy, buffer=memory)
+        if memory is None:
+            return super().allocate(shape, dtype)
+        array: Array = np.ndarray(shape, dtype.numpy, buffer=memory)
+        return array
 
     def stats(self) -> dict[str, Any]:
         """Count what has happened so far."""
@@ -141,13 +144,14 @@ class WorkerExecutor(Executor):
         line: Line,
         inputs: Tensors,
         outputs: Names,
-        deadline: float | None,
+        *,
+        deadline: float | None = None,
         timeout_s: float | None = None,
     ) -> Tensors:
         started = perf_counter_ns()
         try:
             results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
             if error is line.failure and line.untouched:
                 return self.infer_within(None if deadline is None else deadline - time.monotonic(), inputs, outputs)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
@@ -169,7 +173,8 @@ class WorkerExecutor(Executor):
 
     async def _line_async(self, deadline: float | None, timeout_s: float | None) -> tuple[Connection, Line]:
         while True:
-            connection = self._found() or await asyncio.to_thread(self._connection, deadline, timeout_s)
+            found = self._found()
+            connection = found if found is not None else await asyncio.to_thread(self._connection, deadline, timeout_s)
             line = await _delivered(connection, deadline)
             if line is not None:
                 return connection, line
@@ -238,34 +243,43 @@ class _Several:
 
 
 async def _delivered(connection: Connection, deadline: float | None) -> Line | None:
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Line | None] = loop.create_future()
-
-    def deliver(line: Line | None) -> None:
-        try:
-            loop.call_soon_threadsafe(arrive, line)
-        except RuntimeError:  # The loop was closed meanwhile.
-            if line is not None:
-                connection.gate.give(line)
-
-    def arrive(line: Line | None) -> None:
-        if not future.cancelled():
-            future.set_result(line)
-        elif line is not None:
-            connection.gate.give(line)
-
-    if connection.gate.free:
-        line = connection.gate.take(0)
-        if line is not None:
-            return line
-    connection.gate.ask(deliver)
+    """Wait for a line on the loop; None if the time is up or the connection ends."""
+    if connection.gate.free and (line := connection.gate.take(0)) is not None:
+        return line
+    order = _Order(connection)
+    connection.gate.ask(order.deliver)
     try:
-        return await asyncio.wait_for(future, None if deadline is None else max(deadline - time.monotonic(), 0))
+        return await asyncio.wait_for(order.future, None if deadline is None else max(deadline - time.monotonic(), 0))
     except asyncio.TimeoutError:
         return None
     finally:
-        if future.cancelled():
-            connection.gate.withdraw(deliver)
+        if order.future.cancelled():
+            connection.gate.withdraw(order.deliver)
+
+
+class _Order:
+    """A line on its way to a task; one that comes too late goes back."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._loop = connection, asyncio.get_running_loop()
+        self.future: asyncio.Future[Line | None] = self._loop.create_future()
+
+    def deliver(self, line: Line | None) -> None:
+        """Bring the line, from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._arrive, line)
+        except RuntimeError:  # The loop was closed meanwhile.
+            self._return(line)
+
+    def _arrive(self, line: Line | None) -> None:
+        if self.future.done():
+            self._return(line)
+        else:
+            self.future.set_result(line)
+
+    def _return(self, line: Line | None) -> None:
+        if line is not None:
+            self._connection.gate.give(line)
 
 
 def _late(timeout_s: float | None, doing: str) -> DeadlineError:

@@ -67,7 +67,7 @@ class Service:
             while (got := _frames.receive(link)) is not None:
                 end.hear(*got)
         except (OSError, NeuropodError) as error:
-            print(f"the parent cannot be understood: {error}", file=sys.stderr)
+            sys.stderr.write(f"the parent cannot be understood: {error}\n")
         with suppress(Exception):  # The process ends, whatever the executor says to that.
             self._served.executor.close()
         _end(0)
@@ -78,7 +78,7 @@ def _serve(desk: Desk) -> None:
         desk.serve()
     except SystemExit as stop:
         _end(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, a slot that nobody serves must end the worker
         import traceback
 
         traceback.print_exc()

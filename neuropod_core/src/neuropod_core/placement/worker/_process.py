@@ -89,7 +89,8 @@ class Process:
         self._streams: list[IO[bytes]] = [stream for stream in (self._popen.stdout, self._popen.stderr) if stream]
         self._pidfd = _pidfd_of(self.pid)
         self._poll = new_poll()
-        for descriptor in (self.link, self._pidfd, self.wake.descriptor, *self._streams):
+        watched: list[Any] = [self.link, self._pidfd, self.wake.descriptor, *self._streams]
+        for descriptor in watched:
             if descriptor is not None:
                 self._poll.register(descriptor, IN)
         if self._pidfd is None:

@@ -27,7 +27,7 @@ class SharedMemoryEnd(End):
         board = adopt_segment(0, descriptors[0], int(order["nbytes"]))
         bells = [Doorbell(descriptor) for descriptor in descriptors[1:]]
         self.desks = [
-            SharedMemoryDesk(Slot(board, shape, number), bell, ring, self._segment, served, spins=spins)
+            SharedMemoryDesk(Slot(board, shape, number), bell, ring, served, segment=self._segment, spins=spins)
             for number, (bell, ring) in enumerate(zip(bells[::2], bells[1::2], strict=True))
         ]
 
