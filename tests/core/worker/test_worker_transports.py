@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -27,8 +28,9 @@ from worker_lab import Load, said
 from neuropod_core import DeadlineError, Neuropod, OptionError, Worker, WorkerDiedError, load_neuropod
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import WorkerProtocolError
-from neuropod_core.placement.worker import _shared_memory
+from neuropod_core.placement.worker import _frames, _shared_memory
 from neuropod_core.placement.worker._bells import IN, PipeBell, SelectorPoll
+from neuropod_core.placement.worker._memory import adopt_segment, create_segment
 from neuropod_core.placement.worker._packets import (
     CALL,
     ERROR,
@@ -74,6 +76,24 @@ def test_sockets_are_taken_where_it_is_not(package: Callable[..., Path], monkeyp
 def test_a_transport_of_no_name_is_refused(name: object) -> None:
     with pytest.raises(OptionError, match=r"Worker\(transport=...\) is one of 'shared_memory', 'socket', not"):
         Worker(transport=name)  # type: ignore[arg-type]
+
+
+def test_a_python_of_an_older_c_library_shares_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("memfd_create", "MFD_CLOEXEC", "MFD_ALLOW_SEALING"):
+        monkeypatch.delattr(os, name)
+    for name in [name for name in vars(fcntl) if "SEAL" in name]:
+        monkeypatch.delattr(fcntl, name)
+
+    segment = create_segment(0, 5000)
+    with pytest.raises(PermissionError):
+        os.ftruncate(segment.descriptor, 10)
+    assert not os.get_inheritable(segment.descriptor)
+    adopted = adopt_segment(0, os.dup(segment.descriptor), segment.nbytes)
+    adopted.memory[:4] = b"here"
+
+    assert segment.memory[:4] == b"here"
+    for each in (segment, adopted):
+        each.close()
 
 
 # -- systems without what only Linux has
@@ -287,6 +307,23 @@ def test_the_loop_goes_on_while_much_is_sent(load: Load) -> None:
         return number if call.result()["y"].sum() == 16 * LARGE else 0
 
     assert asyncio.run(ticks()) > 10
+
+
+def test_a_message_to_one_who_does_not_read_is_not_waited_for() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sent = 0
+        with suppress(BlockingIOError):
+            while sent < 100_000:
+                _frames.send_at_once(ours, {"slot": sent}, [theirs.fileno()])
+                sent += 1
+        message, descriptors = _frames.receive(theirs) or ({}, [])
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+    assert 0 < sent < 100_000
+    assert message == {"slot": 0}
+    assert len(descriptors) == 1
 
 
 # -- workers that say what no worker says

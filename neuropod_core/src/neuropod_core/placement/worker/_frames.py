@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,7 +48,8 @@ def send_at_once(link: socket.socket, message: Mapping[str, Any], descriptors: S
         If the other side is gone.
     """
     body = json.dumps(message).encode()
-    socket.send_fds(link, [len(body).to_bytes(_LENGTH_BYTES, "big") + body], list(descriptors), socket.MSG_DONTWAIT)
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
+    link.sendmsg([len(body).to_bytes(_LENGTH_BYTES, "big") + body], [rights], socket.MSG_DONTWAIT)
 
 
 def receive(link: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

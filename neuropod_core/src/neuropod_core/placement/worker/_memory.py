@@ -8,6 +8,7 @@ segments, and go back when the last array that lies in them is dropped.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -26,7 +27,12 @@ PAGE_BYTES = 4096
 SEGMENT_BYTES = 16 << 20
 """The usual size of a segment; a larger tensor gets one of its own."""
 
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_SEAL_SEAL") else 0
+# The kernel's own numbers: a Python that was built for an older C library does not name them.
+_ADD_SEALS, _GET_SEALS = 1033, 1034
+_SEALS = 1 | 2 | 4
+"""Nobody sets another seal, shrinks the memory, or lets it grow."""
+
+_CLOSED_ON_EXEC, _MAY_BE_SEALED = 1, 2
 
 
 class SegmentArray(np.ndarray):
@@ -69,13 +75,15 @@ def create_segment(number: int, nbytes: int) -> Segment:
         If there is not that much memory.
     """
     nbytes = rounded(nbytes, PAGE_BYTES)
-    descriptor = os.memfd_create("neuropod", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor = -1
     try:
+        descriptor = _memfd()
         os.posix_fallocate(descriptor, 0, nbytes)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(descriptor, _ADD_SEALS, _SEALS)
         return Segment(number, descriptor, nbytes)
     except OSError as error:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
         what = f"no shared memory of {nbytes} bytes can be had: {error.strerror or error}"
         raise SharedMemoryError(what, remedy="free memory, or pass smaller tensors") from error
 
@@ -89,7 +97,7 @@ def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
         If it lacks a seal or has another size.
     """
     try:
-        sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        sealed = fcntl.fcntl(descriptor, _GET_SEALS)
         size = os.fstat(descriptor).st_size
     except OSError as error:
         os.close(descriptor)
@@ -98,6 +106,18 @@ def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
         os.close(descriptor)
         raise WorkerProtocolError(f"expected {nbytes} bytes of sealed memory, got {size} with seals {sealed:#x}")
     return Segment(number, descriptor, nbytes)
+
+
+def _memfd() -> int:
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("neuropod", _CLOSED_ON_EXEC | _MAY_BE_SEALED)
+    import ctypes
+
+    make = getattr(ctypes.CDLL(None, use_errno=True), "memfd_create", None)
+    descriptor = int(make(b"neuropod", _CLOSED_ON_EXEC | _MAY_BE_SEALED)) if make else -1
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno() or errno.ENOSYS, "the system makes no memory without a name")
+    return descriptor
 
 
 def rounded(nbytes: int, to: int) -> int:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -96,9 +95,7 @@ class SharedMemoryConnection(Connection):
 @cache
 def is_available() -> bool:
     """Whether this system has what it takes, found out by asking for a page of it."""
-    if not all(hasattr(os, name) for name in ("memfd_create", "eventfd", "posix_fallocate")):
-        return False
-    if not hasattr(fcntl, "F_ADD_SEALS") or not hasattr(select, "poll"):
+    if sys.platform != "linux" or not all(hasattr(os, name) for name in ("eventfd", "posix_fallocate")):
         return False
     try:
         create_segment(0, 1).close()

@@ -83,10 +83,10 @@ class SocketConnection(Connection):
         try:
             with self._sending:
                 _frames.send_at_once(self._link, {"slot": number}, [theirs.fileno()])
-        except BlockingIOError:
-            self.accuse(WorkerProtocolError("the worker does not read what it is told"))
-        except OSError:  # If the worker is gone, its death says more.
+        except (BrokenPipeError, ConnectionResetError):  # Its death says more.
             self._wake()
+        except OSError as error:  # It has not read what it was told for so long that nothing more fits.
+            self.accuse(WorkerProtocolError(f"the worker takes no new socket for a call: {error}"))
 
 
 class SocketLine(Line):
