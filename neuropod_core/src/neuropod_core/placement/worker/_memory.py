@@ -8,8 +8,6 @@ segments, and go back when the last array that lies in them is dropped.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import mmap
 import os
 import threading
@@ -21,18 +19,12 @@ from typing import Any
 import numpy as np
 
 from neuropod_core.backend import Array
-from neuropod_core.errors import SharedMemoryError, WorkerProtocolError
+from neuropod_core.errors import SharedMemoryError
+from neuropod_core.placement.worker._memfd import check_sealed, sealed_file
 
 PAGE_BYTES = 4096
 SEGMENT_BYTES = 16 << 20
 """The usual size of a segment; a larger tensor gets one of its own."""
-
-# The kernel's own numbers: a Python that was built for an older C library does not name them.
-_ADD_SEALS, _GET_SEALS = 1033, 1034
-_SEALS = 1 | 2 | 4
-"""Nobody sets another seal, shrinks the memory, or lets it grow."""
-
-_CLOSED_ON_EXEC, _MAY_BE_SEALED = 1, 2
 
 
 class SegmentArray(np.ndarray):
@@ -74,12 +66,9 @@ def create_segment(number: int, nbytes: int) -> Segment:
     SharedMemoryError
         If there is not that much memory.
     """
-    nbytes = rounded(nbytes, PAGE_BYTES)
-    descriptor = -1
+    nbytes, descriptor = rounded(nbytes, PAGE_BYTES), -1
     try:
-        descriptor = _memfd()
-        os.posix_fallocate(descriptor, 0, nbytes)
-        fcntl.fcntl(descriptor, _ADD_SEALS, _SEALS)
+        descriptor = sealed_file(nbytes)
         return Segment(number, descriptor, nbytes)
     except OSError as error:
         if descriptor >= 0:
@@ -97,27 +86,11 @@ def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
         If it lacks a seal or has another size.
     """
     try:
-        sealed = fcntl.fcntl(descriptor, _GET_SEALS)
-        size = os.fstat(descriptor).st_size
-    except OSError as error:
+        check_sealed(descriptor, nbytes)
+        return Segment(number, descriptor, nbytes)
+    except BaseException:
         os.close(descriptor)
-        raise WorkerProtocolError(f"what came as shared memory is none: {error.strerror}") from error
-    if sealed & _SEALS != _SEALS or size != nbytes or nbytes <= 0:
-        os.close(descriptor)
-        raise WorkerProtocolError(f"expected {nbytes} bytes of sealed memory, got {size} with seals {sealed:#x}")
-    return Segment(number, descriptor, nbytes)
-
-
-def _memfd() -> int:
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("neuropod", _CLOSED_ON_EXEC | _MAY_BE_SEALED)
-    import ctypes
-
-    make = getattr(ctypes.CDLL(None, use_errno=True), "memfd_create", None)
-    descriptor = int(make(b"neuropod", _CLOSED_ON_EXEC | _MAY_BE_SEALED)) if make else -1
-    if descriptor < 0:
-        raise OSError(ctypes.get_errno() or errno.ENOSYS, "the system makes no memory without a name")
-    return descriptor
+        raise
 
 
 def rounded(nbytes: int, to: int) -> int:
