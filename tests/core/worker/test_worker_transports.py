@@ -110,6 +110,8 @@ for module, names in {
     for name in names:
         if hasattr(module, name):
             delattr(module, name)
+if hasattr(os, "process_cpu_count"):
+    os.process_cpu_count = os.cpu_count  # As it is defined there.
 import ctypes
 ctypes.CDLL = None  # And no prctl.
 import subprocess, selectors, signal, threading, logging, platform, site
