@@ -14,6 +14,7 @@ from numpy import ndarray
 
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.errors import DeadlineError, InferenceError, NeuropodError, WorkerProtocolError
+from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import (
     ALONE,
     ANSWERED,
@@ -44,15 +45,16 @@ from neuropod_core.placement.worker._board import (
     TAKEN,
     TRAY_BYTES,
     WORKER_SLEEPS,
-    Doorbell,
     Slot,
 )
+from neuropod_core.placement.worker._connection import Line
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, decode_text, layout_from_json, layout_of, plain
 from neuropod_core.placement.worker._memory import Block, BlockArray, Lease, Pool, Segment, Shelf
 from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
+from neuropod_core.placement.worker._waiting import carried
 
 if TYPE_CHECKING:
     from neuropod_core.backend import Array
@@ -130,7 +132,7 @@ class _Answer:
         return True
 
 
-class Line:
+class SharedMemoryLine(Line):
     """Carries one call at a time to the worker and back.
 
     Parameters
@@ -146,14 +148,10 @@ class Line:
     """
 
     def __init__(self, slot: Slot, pool: Pool, ring: Doorbell, tell: Callable[[Segment], None], *, spins: bool) -> None:
+        super().__init__()
         self.slot, self.bell = slot, Doorbell()
-        self.failure: NeuropodError | None = None
-        self.call = 0
-        self.failed = 0
-        self.times = [0] * 64
         self._words, self._pool, self._ring, self._tell = slot.words, pool, ring, tell
         self._spin = Spin(allowed=spins)
-        self.used = False  # Whether a call holds anything that `clear` lets go.
         self._steady = False  # Whether the words say already what the next call of the same layout says.
         self._request: _Request | None = None
         self._requests: dict[Any, _Request] = {}
@@ -193,6 +191,10 @@ class Line:
         self.put(inputs, outputs, deadline)
         self.ask(spins=spins)
         return self._rest_of_call(deadline, spins=spins)
+
+    async def call_async(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> Tensors:
+        """Put, ask, await and take."""
+        return await carried(self, inputs, outputs, deadline)
 
     def _rest_of_call(self, deadline: float | None, *, spins: bool) -> Tensors:
         self.wait(deadline, spins=spins)
@@ -287,6 +289,15 @@ class Line:
         self._grant_room(words[RESULT_BYTES], deadline)
         return None
 
+    @property
+    def descriptor(self) -> int:
+        """That of the bell."""
+        return self.bell.descriptor
+
+    def silence(self) -> None:
+        """Forget that somebody rang."""
+        self.bell.silence()
+
     def listen(self) -> None:
         """Have the bell rung when the answer comes, with nobody waiting here."""
         self._words[PARENT_SLEEPS] = 1
@@ -331,8 +342,13 @@ class Line:
         if self._grant is not None:
             self._take_back_grant()
 
+    def fail(self, error: NeuropodError) -> None:
+        """Wake whoever waits here."""
+        self.failure = error
+        self.bell.ring()
+
     def close(self) -> None:
-        """Close the doorbell, and give back what is kept for the next call."""
+        """Give back what is kept for the next call."""
         for shelf in (self._shelf, self._results_shelf):
             self._pool.retire(shelf)
 
