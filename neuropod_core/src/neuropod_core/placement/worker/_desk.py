@@ -114,6 +114,17 @@ class GrantedRoom:
                 return offset
         return None
 
+    @property
+    def used(self) -> bool:
+        """Whether anything was made here."""
+        return self._end > 0
+
+    def without(self, results: Tensors) -> Tensors:
+        """Take what lies here to memory of its own: it must not be written over while it is written."""
+        return {
+            name: array.copy() if np.may_share_memory(array, self.memory) else array for name, array in results.items()
+        }
+
     def holds(self, results: object, places: Sequence[tuple[str, tuple[int, ...], Any, int]]) -> bool:
         """Whether `results` are exactly the arrays made here, in the same places as the last time."""
         if type(results) is not dict or len(results) != len(places) or len(self.made) != len(places):
@@ -317,6 +328,8 @@ class Desk:
 
     def _hand_over(self, results: Tensors, room: GrantedRoom | None = None) -> int:
         where = self._made_there(results, room)
+        if room is not None and room.used and not where:
+            results = room.without(results)
         key = tuple((name, array.shape, array.dtype, name in where) for name, array in results.items())
         layout = layout_of(results, where)
         number = self._layouts.get(key) or self._introduce(key, layout)
@@ -406,4 +419,3 @@ def _unforeseen(platform: str, error: Exception) -> InferenceError:
     said = InferenceError(f"the {platform} backend raised {type(error).__name__}: {error}")
     said.__cause__ = error
     return said
-
