@@ -63,13 +63,14 @@ _MOST_LAYOUTS = 256
 class _Request:
     """Names, types and shapes of a call's inputs, and the outputs it asks for: known to the worker by a number."""
 
-    __slots__ = ("block", "fill", "layout", "number", "outputs", "result_bytes")
+    __slots__ = ("block", "fill", "held", "layout", "number", "outputs", "result_bytes")
 
     def __init__(self, number: int, layout: Layout, outputs: Names, memory: Any) -> None:
         self.number, self.layout, self.outputs = number, layout, outputs
         fits = layout.fixed and layout.nbytes <= TRAY_BYTES
         self.fill: Callable[[Any], bool] = Tray(layout, memory).fill if fits else _never
         self.block: Block | None = None
+        self.held = False  # Whether the call that runs lies in the block: else it may be anybody's by now.
         self.result_bytes = 0
 
     def settle(self, block: Block, shelf: Shelf, pool: Pool) -> None:
@@ -85,11 +86,12 @@ class _Request:
                     shelf.put(mine)
                 return False
             if tray.fill(inputs):
+                self.held = True
                 return True
             shelf.put(block)
             return False
 
-        self.fill, self.block = fill, block
+        self.fill, self.block, self.held = fill, block, True
 
     def remember(self, arrays: Tensors, where: Where) -> None:
         """Know the call again that passes the very same arrays, all of which lie in shared memory."""
@@ -322,8 +324,9 @@ class Line:
     def clear(self) -> None:
         """Let go of everything that the call used; the worker is done with it."""
         self._kept, self.used = None, False
-        if self._request is not None and self._request.block is not None:
-            self._shelf.put(self._request.block)
+        if self._request is not None and self._request.held:
+            self._request.held = False
+            self._shelf.put(self._request.block)  # type: ignore[arg-type]  # held: there is one
         if self._fresh is not None:
             self._requests.pop(self._fresh, None)
             self._request = self._fresh = None
