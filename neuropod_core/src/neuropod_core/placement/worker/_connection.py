@@ -33,6 +33,7 @@ class Connection:
     def __init__(self, link: socket.socket, pool: Pool, slots: int, tensors: int, wake: Callable[[], None]) -> None:
         self._link, self._pool, self._wake = link, pool, wake
         self._sending, self._known = threading.Lock(), set[int]()
+        self._leaving, self._over = threading.Lock(), False
         self.failure: NeuropodError | None = None
         self.abandoned: deque[Line] = deque()
         shape = Shape(tensors)
@@ -53,6 +54,11 @@ class Connection:
         """How busy it is: calls that run and calls that wait, the idle ones counted against it."""
         return self.gate.waiting - len(self.gate.free)
 
+    @property
+    def answered(self) -> int:
+        """How many calls have come to their end."""
+        return sum(sum(line.times) for line in self.lines)
+
     def may_spin(self) -> bool:
         """Whether the call that was just let in is the only one, from the only thread."""
         return len(self.gate.free) == self._others and running_threads() <= len(own_threads)
@@ -65,14 +71,17 @@ class Connection:
 
     def settle(self, line: Line) -> None:
         """Take back a line whose call did not come to its end; the worker may still be busy with it."""
-        if self.failure is not None:
+        if not self._over and self._rests(line):
             line.clear()
-        elif self._rests(line):
-            self.release(line)
-        else:
-            line.listen()
-            self.abandoned.append(line)
-            self._wake()
+            self.gate.give(line)
+            return
+        with self._leaving:
+            if not self._over:
+                line.listen()
+                self.abandoned.append(line)
+                self._wake()
+                return
+        line.clear()
 
     def reclaim(self) -> None:
         """Bring back the abandoned lines with which the worker is done."""
@@ -85,8 +94,10 @@ class Connection:
                 self.abandoned.append(line)
 
     def fail(self, error: NeuropodError) -> None:
-        """Say to every caller that the worker is gone."""
+        """Say to every caller that the worker is gone; what it was writing to may be anybody's from now on."""
         self.failure = error
+        with self._leaving:
+            self._over = True
         for line in self.lines:
             line.failure = error
             line.bell.ring()

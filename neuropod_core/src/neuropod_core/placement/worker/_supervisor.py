@@ -158,12 +158,16 @@ class Supervisor:
         self._publish(connection)
         error = self._watched(connection)
         self._publish(None)
+        if not self._closing.is_set() and self.process is not None:
+            self.process.kill()  # Before its callers are told: it must not write to what they give back.
+            self.process.how_it_ended()
         connection.fail(error)
+        served = connection.answered > 0 or time.monotonic() - self._born > _HEALTHY_S
         self._past.add(connection)
         self._stop_process()
         connection.close()
         if not self._closing.is_set():
-            self._count_fault(error, lived_s=time.monotonic() - self._born)
+            self._count_fault(error, served=served)
 
     def _started(self) -> Connection | None:
         recipe, until = self._recipe, time.monotonic() + self._limits.start_timeout_s
@@ -249,7 +253,7 @@ class Supervisor:
 
     def _is_worn(self, process: Process, connection: Connection) -> bool:
         calls, size = self._limits.after_calls, self._limits.above_bytes
-        if calls is not None and sum(sum(line.times) for line in connection.lines) >= calls:
+        if calls is not None and connection.answered >= calls:
             return True
         return size is not None and process.resident_bytes > size
 
@@ -267,11 +271,12 @@ class Supervisor:
         self._faults -= 1  # This one did nothing wrong.
         return WorkerDiedError(self._recipe.name, "retirement", (), "call again: another worker is started")
 
-    def _count_fault(self, error: NeuropodError, *, lived_s: float = 0.0) -> None:
+    def _count_fault(self, error: NeuropodError, *, served: bool = False) -> None:
         if not self.ready:  # The first one never became ready: that is for the caller to know, now.
             self._give_up(error)
             return
-        self._faults = 1 if lived_s > _HEALTHY_S else self._faults + 1
+        # A worker that answered is no worker that cannot start: one bad call in a while must not end the model.
+        self._faults = 1 if served else self._faults + 1
         if self.ready.get("stateful") or self._faults > self._limits.restarts:
             self._give_up(error)
             return
@@ -313,5 +318,3 @@ def _registered(run: Callable[[], None]) -> Callable[[], None]:
 def _wrote(process: Process) -> str:
     lines = process.last_lines
     return f"; it wrote: {' | '.join(lines)}" if lines else ""
-
-
