@@ -106,9 +106,12 @@ class WorkerExecutor(Executor):
         connection, line = await self._line_async(deadline, timeout_s)
         started = perf_counter_ns()
         try:
-            results = await _carried(line, inputs, outputs, deadline)
+            results = await _carried(connection, line, inputs, outputs, deadline)
+        except _LeftToThread:
+            raise
         except BaseException as error:
             if error is line.failure and line.untouched:
+                connection.settle(line)
                 left_s = None if deadline is None else deadline - time.monotonic()
                 return await self.infer_async(inputs, outputs, left_s)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
@@ -161,6 +164,7 @@ class WorkerExecutor(Executor):
             results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
         except BaseException as error:
             if error is line.failure and line.untouched:
+                connection.settle(line)
                 return self.infer_within(None if deadline is None else deadline - time.monotonic(), inputs, outputs)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
         line.times[(perf_counter_ns() - started).bit_length()] += 1
@@ -216,9 +220,7 @@ class WorkerExecutor(Executor):
 
     # -- when a call does not come to its end
 
-    def _said(
-        self, error: BaseException, connection: Connection, line: Line, timeout_s: float | None
-    ) -> BaseException:
+    def _said(self, error: BaseException, connection: Connection, line: Line, timeout_s: float | None) -> BaseException:
         line.failed += 1
         if isinstance(error, WorkerProtocolError):
             connection.accuse(error)
@@ -251,9 +253,43 @@ class _Several:
     connection = None
 
 
-async def _carried(line: Line, inputs: Tensors, outputs: Names, deadline: float | None) -> Tensors:
+class _LeftToThread(asyncio.CancelledError):
+    """A task was cancelled while a thread puts its inputs: the thread gives the line back."""
+
+
+class _ThreadedPut:
+    """Puts in a thread, which nobody can interrupt: whoever comes last, thread or task, has the line."""
+
+    def __init__(self, connection: Connection, line: Line) -> None:
+        self._connection, self._line = connection, line
+        self._lock, self._through, self._left = threading.Lock(), False, False
+
+    async def put(self, inputs: Tensors, outputs: Names, deadline: float | None) -> None:
+        """Put; the loop goes on meanwhile."""
+        try:
+            await asyncio.shield(asyncio.to_thread(self._put, inputs, outputs, deadline))
+        except asyncio.CancelledError as error:
+            with self._lock:
+                self._left = not self._through
+            if self._left:
+                raise _LeftToThread from error
+            raise
+
+    def _put(self, inputs: Tensors, outputs: Names, deadline: float | None) -> None:
+        try:
+            self._line.put(inputs, outputs, deadline)
+        finally:
+            with self._lock:
+                self._through = True
+            if self._left:
+                self._connection.settle(self._line)
+
+
+async def _carried(
+    connection: Connection, line: Line, inputs: Tensors, outputs: Names, deadline: float | None
+) -> Tensors:
     if sum(getattr(array, "nbytes", 0) for array in inputs.values()) > _OFF_THE_LOOP_BYTES:
-        await asyncio.shield(asyncio.to_thread(line.put, inputs, outputs, deadline))
+        await _ThreadedPut(connection, line).put(inputs, outputs, deadline)
     else:
         line.put(inputs, outputs, deadline)
     results = None
