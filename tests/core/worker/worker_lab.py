@@ -48,11 +48,13 @@ class Lab(Executor):
         self.calls += 1
         self.running += 1
         try:
-            name, _, argument = str(inputs["command"][()]).partition(":")
+            name, _, argument = str(inputs.get("command", "copy")).partition(":")
             made = COMMANDS[name](self, argument, inputs)
         finally:
             self.running -= 1
         given = {"y": made, "note": np.full((), f"{name} {self.calls}", dtype=object)}
+        if name == "part":
+            given = {"calls": np.array(self.calls), **given}
         return given if outputs is None else {name: given[name] for name in outputs}
 
     def close(self) -> None:
@@ -126,6 +128,10 @@ def _made(lab: Lab, argument: str, inputs: Tensors) -> np.ndarray:
     return made
 
 
+def _part(lab: Lab, argument: str, inputs: Tensors) -> np.ndarray:
+    return _made(lab, argument, inputs)[:-1]
+
+
 def _print(lab: Lab, text: str, inputs: Tensors) -> np.ndarray:
     print(text)
     print(text, file=sys.stderr)
@@ -162,6 +168,7 @@ COMMANDS: dict[str, Callable[[Lab, str, Tensors], np.ndarray]] = {
     "write": _write,
     "grow": _grow,
     "made": _made,
+    "part": _part,
     "print": _print,
     "settings": _settings,
 }
