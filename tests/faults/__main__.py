@@ -12,7 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent)]  # Workers import the model from here too.
+_HERE = Path(__file__).parent
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "core" / "worker")]  # Workers import the model from here too.
 
 from harness import Plan, as_text, run, victim  # noqa: E402 - found there
 
