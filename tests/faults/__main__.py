@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 _HERE = Path(__file__).parent
-sys.path[:0] = [str(_HERE), str(_HERE.parent / "core" / "worker")]  # Workers import the model from here too.
+sys.path[:0] = [str(_HERE), str(_HERE.parent / "core" / "worker" / "plugin")]  # Workers import the model from here too.
 
 from harness import Plan, as_text, run, victim  # noqa: E402 - found there
 

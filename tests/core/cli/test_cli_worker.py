@@ -12,7 +12,7 @@ import pytest
 from neuropod_core import Problem, sandbox
 from neuropod_core.testing import fake_package
 
-PLUGIN = '''
+PLUGIN = """
 import os
 
 import numpy as np
@@ -40,7 +40,7 @@ class DoublerBackend(Backend):
 @hookimpl
 def neuropod_backend(platform):
     return DoublerBackend()
-'''
+"""
 
 
 @pytest.fixture
