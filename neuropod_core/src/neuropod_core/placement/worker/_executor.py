@@ -7,10 +7,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from neuropod_core.errors import (
     ModelClosedError,
     NeuropodError,
     OptionError,
+    SharedMemoryError,
     WorkerProtocolError,
     WorkerStartError,
 )
@@ -35,6 +37,11 @@ from neuropod_core.placement.worker._supervisor import Limits, Supervisor
 
 _OFF_THE_LOOP_BYTES = 256 << 10
 """Inputs of a task that take more are copied in a thread, so that the loop goes on."""
+
+_NO_WAIT = 0.0
+"""A deadline of long ago: where there is no room, an error says so at once. The loop must not wait for memory."""
+
+T = TypeVar("T")
 
 _everyone: weakref.WeakSet[WorkerExecutor] = weakref.WeakSet()
 
@@ -260,17 +267,18 @@ class _LeftToThread(asyncio.CancelledError):
     """A task was cancelled while a thread puts its inputs: the thread gives the line back."""
 
 
-class _ThreadedPut:
-    """Puts in a thread, which nobody can interrupt: whoever comes last, thread or task, has the line."""
+class _OffTheLoop:
+    """Steps of one call in a thread, which nobody can interrupt: whoever comes last, thread or task, has the line."""
 
     def __init__(self, connection: Connection, line: Line) -> None:
         self._connection, self._line = connection, line
         self._lock, self._through, self._left = threading.Lock(), False, False
 
-    async def put(self, inputs: Tensors, outputs: Names, deadline: float | None) -> None:
-        """Put; the loop goes on meanwhile."""
+    async def run(self, step: Callable[[], T]) -> T:
+        """Take a step; the loop goes on meanwhile."""
+        self._through = False
         try:
-            await asyncio.shield(asyncio.to_thread(self._put, inputs, outputs, deadline))
+            return await asyncio.shield(asyncio.to_thread(self._take, step))
         except asyncio.CancelledError as error:
             with self._lock:
                 self._left = not self._through
@@ -278,9 +286,9 @@ class _ThreadedPut:
                 raise _LeftToThread from error
             raise
 
-    def _put(self, inputs: Tensors, outputs: Names, deadline: float | None) -> None:
+    def _take(self, step: Callable[[], T]) -> T:
         try:
-            self._line.put(inputs, outputs, deadline)
+            return step()
         finally:
             with self._lock:
                 self._through = True
@@ -291,16 +299,29 @@ class _ThreadedPut:
 async def _carried(
     connection: Connection, line: Line, inputs: Tensors, outputs: Names, deadline: float | None
 ) -> Tensors:
-    if sum(getattr(array, "nbytes", 0) for array in inputs.values()) > _OFF_THE_LOOP_BYTES:
-        await _ThreadedPut(connection, line).put(inputs, outputs, deadline)
-    else:
-        line.put(inputs, outputs, deadline)
+    thread = _OffTheLoop(connection, line)
+    await _put(thread, line, inputs, outputs, deadline)
     results = None
     while results is None:
         line.ask(spins=False)
         await _answered(line, deadline)
-        results = line.take(deadline)
+        try:
+            results = line.take(_NO_WAIT)
+        except SharedMemoryError:
+            results = await thread.run(partial(line.take, deadline))
     return results
+
+
+async def _put(thread: _OffTheLoop, line: Line, inputs: Tensors, outputs: Names, deadline: float | None) -> None:
+    """Put on the loop what is small and finds room at once."""
+    if sum(getattr(array, "nbytes", 0) for array in inputs.values()) <= _OFF_THE_LOOP_BYTES:
+        try:
+            line.put(inputs, outputs, _NO_WAIT)
+        except SharedMemoryError:
+            line.clear()
+        else:
+            return
+    await thread.run(partial(line.put, inputs, outputs, deadline))
 
 
 async def _answered(line: Line, deadline: float | None) -> None:
