@@ -165,6 +165,7 @@ class Line:
         self._grant: Block | None = None
         self._granted_before: Block | None = None
         self._shelf, self._results_shelf = pool.shelf(), pool.shelf()
+        self._gave_room = self._refused_room = False
         self._kept: object = None
         self._fresh: object = None  # Key of a layout that the worker has not been asked with yet.
         self._numbers = count(1)
@@ -283,10 +284,13 @@ class Line:
             raise error_from(parsed(self._message()))
         if status != NEEDS_ROOM:
             raise WorkerProtocolError(f"an answer has no status {status}")
+        if self._gave_room:
+            raise WorkerProtocolError("a worker that was given room needs room again")
         words[LAYOUT], words[MESSAGE_BYTES] = GO_ON, 0
         self._steady, self.used, self._granted_before = False, True, None
         self._take_back_grant()
         self._grant_room(words[RESULT_BYTES], deadline)
+        self._gave_room = True
         return None
 
     def listen(self) -> None:
@@ -299,8 +303,11 @@ class Line:
 
     def rest(self) -> bool:
         """After a call that did not come to its end: whether the worker is done with it, so that the slot is free."""
-        if self._words[ASKED] != self.call:  # Interrupted before the worker saw it.
-            self.call = self._words[ASKED]
+        asked = self._words[ASKED]
+        if asked != self.call:
+            if asked != self.call - 1:
+                raise WorkerProtocolError(f"call {self.call} became call {asked}")
+            self.call = asked  # Interrupted before the worker saw it.
         if not self.answered or self.refuse_room():
             return False
         words = self._words
@@ -312,6 +319,9 @@ class Line:
         """Where the worker waits for room, let it drop the results; tell whether there is something to wait for."""
         if self._words[STATUS] != NEEDS_ROOM:
             return False
+        if self._refused_room:
+            raise WorkerProtocolError("a worker that was refused room needs room again")
+        self._refused_room = True
         self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
         self._words[GRANT_BYTES] = self._words[STATUS] = 0
         self._steady, self._granted_before = False, None
@@ -321,6 +331,7 @@ class Line:
     def clear(self) -> None:
         """Let go of everything that the call used; the worker is done with it."""
         self._kept, self.used = None, False
+        self._gave_room = self._refused_room = False
         if self._request is not None and self._request.held:
             self._request.held = False
             self._shelf.put(self._request.block)  # type: ignore[arg-type]  # held: there is one
@@ -486,6 +497,9 @@ class Line:
         if layout.nbytes > room:
             raise WorkerProtocolError(f"results of {layout.nbytes} bytes do not lie in {room}")
         where = {} if layout.fixed else read_places(layout, self._words, first, lambda _: room)
+        for place in layout.places:
+            if place.located and not place.is_text and where[place.name][1] % place.dtype.itemsize:
+                raise WorkerProtocolError(f"result {place.name!r} does not begin where its type may")
         if self._request is not None:
             self._request.result_bytes = max([layout.nbytes, *(spot[1] + spot[2] for spot in where.values())])
         return where
