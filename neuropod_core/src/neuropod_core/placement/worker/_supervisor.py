@@ -16,6 +16,7 @@ from neuropod_core.errors import (
     WorkerDiedError,
     WorkerProtocolError,
     WorkerStartError,
+    shown,
 )
 from neuropod_core.placement.worker import _frames, _spin
 from neuropod_core.placement.worker._board import Doorbell
@@ -137,7 +138,10 @@ class Supervisor:
     def _run(self) -> None:
         try:
             while not self._closing.is_set() and self.failure is None:
-                self._one_life()
+                try:
+                    self._one_life()
+                finally:
+                    self._stop_process()
         except BaseException as error:  # Whatever it is, callers must not wait for ever.
             _logger.exception("%s: its supervisor failed", self._recipe.name)
             self._give_up(WorkerStartError(f"the supervisor failed: {type(error).__name__}: {error}"))
@@ -153,7 +157,6 @@ class Supervisor:
             self._count_fault(refusal)
             return
         if connection is None:
-            self._stop_process()
             return
         self._publish(connection)
         error = self._watched(connection)
@@ -175,9 +178,9 @@ class Supervisor:
             self.process = process = Process(recipe.name, recipe.home, recipe.variables, recipe.settings, self._bell)
         except OSError as error:
             raise WorkerStartError(f"{recipe.home.python or sys.executable} cannot be started: {error}") from error
-        self._told("hello", until)
+        _check_version(self._told("hello", until)["hello"])
         self._say(process, recipe.order)
-        self.ready = self._told("ready", until)["ready"]
+        self.ready = _checked_facts(self._told("ready", until)["ready"])
         self._born = time.monotonic()
         slots = self._limits.slots or (2 if self.ready.get("serial") else 4)
         return Connection(process.link, self._pool, slots, recipe.tensors, self._bell.ring)
@@ -227,7 +230,7 @@ class Supervisor:
             connection.reclaim()
             if said:
                 process.kill("it spoke when nobody asked")
-                return WorkerProtocolError(f"a worker says nothing on its own, this one said {sorted(said[0])}")
+                return WorkerProtocolError(f"a worker says nothing on its own, this one said {shown(said[0])}")
             if self._is_worn(process, connection):
                 return self._retired(connection)
         return ModelClosedError("the model was closed", remedy="load it again")
@@ -264,9 +267,10 @@ class Supervisor:
         until = time.monotonic() + _HEALTHY_S
         while connection.gate.lent and time.monotonic() < until and not self._closing.is_set():
             assert self.process is not None  # noqa: S101 - it runs
-            self.process.watch([line.bell.descriptor for line in connection.abandoned], timeout_s=0.02)
+            with suppress(WorkerProtocolError):  # It is on its way out.
+                self.process.watch([line.bell.descriptor for line in connection.abandoned], timeout_s=0.02)
             connection.reclaim()
-            if self.process.ended:
+            if self.process.ended or connection.failure is not None:
                 break
         self._faults -= 1  # This one did nothing wrong.
         return WorkerDiedError(self._recipe.name, "retirement", (), "call again: another worker is started")
@@ -313,6 +317,21 @@ def _registered(run: Callable[[], None]) -> Callable[[], None]:
                 _spin.own_threads.remove(me)
 
     return registered
+
+
+def _check_version(version: object) -> None:
+    if type(version) is not int or not 1 <= version <= _frames.PROTOCOL:
+        what = f"the worker speaks version {shown(version)} of the protocol, this process 1 to {_frames.PROTOCOL}"
+        raise WorkerStartError(what, remedy="give the worker's environment a neuropod-core that is not newer than here")
+
+
+def _checked_facts(ready: object) -> dict[str, Any]:
+    """Hold what a worker says of its model against what it may say."""
+    facts = ready if isinstance(ready, dict) else {}
+    kinds = {"stateful": bool, "description": dict, "serial": bool}
+    if not all(isinstance(facts.get(name), kind) for name, kind in kinds.items()):
+        raise WorkerProtocolError(f"a worker that is ready says of its model {shown(ready)}")
+    return facts
 
 
 def _wrote(process: Process) -> str:
