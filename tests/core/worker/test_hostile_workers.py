@@ -80,9 +80,9 @@ def test_a_worker_that_serves_wrongly_is_not_believed(hostile: Hostile, act: str
             model.infer(said("copy", np.ones(count)), timeout_s=DEADLINE_S)
         except NeuropodError as error:
             errors.append(error)
-            assert len(str(error)) < 5000
         assert time.monotonic() - started < DEADLINE_S + SLACK_S
 
+    assert max((len(str(error)) for error in errors), default=0) < 5000
     assert errors or act in _HARMLESS
     assert "exit code 9" not in " ".join(map(str, errors))
 

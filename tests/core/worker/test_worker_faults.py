@@ -50,7 +50,7 @@ def test_a_task_that_is_cancelled_while_it_puts_keeps_its_line_until_it_is_throu
 
     async def cancelled() -> None:
         call = asyncio.ensure_future(model.infer_async(said("copy", np.zeros(LARGE))))
-        while not model.stats()["running"]:
+        while not model.stats()["running"]:  # noqa: ASYNC110 - it is no event of ours
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         call.cancel()

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 ASKED, ANSWERED, PARENT_SLEEPS = 0, 16, 24
@@ -203,7 +204,7 @@ def _memory() -> list[int]:
     found = []
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
-            if "memfd:neuropod" in os.readlink(f"/proc/self/fd/{name}"):
+            if "memfd:neuropod" in str(Path(f"/proc/self/fd/{name}").readlink()):
                 found.append(int(name))
     return found or os._exit(98)  # type: ignore[return-value]  # ends
 
@@ -257,9 +258,10 @@ SERVES: dict[str, Callable[["Slot", random.Random], object]] = {
     "room of exabytes": _status(NEEDS_ROOM, RESULT_BYTES=MOST),
     "no json": _message(b"{"),
     "nested json": _message(b'{"results":' + b"[" * 20_000 + b"]" * 20_000 + b"}"),
-    "nan": _message(b'{"results": NaN}'),
-    "a key twice": _message(b'{"results": [], "results": []}'),
+    "an answer of nan": _message(b'{"results": NaN}'),
+    "an answer with a key twice": _message(b'{"results": [], "results": []}'),
     "digits": _message(b'{"results": ' + b"9" * 60_000 + b"}"),
+    "an answer that is noise": _message(random.Random(2).randbytes(1000)),
     "results that are a number": _message({"results": 5}),
     "results that are text": _message({"results": "y"}),
     "results of texts": _message({"results": ["abcd"]}),
