@@ -15,6 +15,7 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 sys.path[:0] = [str(_HERE), str(_HERE.parent / "core" / "worker" / "plugin")]  # Workers import the model from here too.
 
+import soak  # noqa: E402 - found there
 from harness import Plan, as_text, run, victim  # noqa: E402 - found there
 
 
@@ -29,10 +30,15 @@ def main() -> int:
     parser.add_argument("--tasks", type=int, default=4)
     parser.add_argument("--state", type=Path, metavar="FILE", help="where to remember how far the run came")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report")
+    parser.add_argument("--calls", type=int, metavar="N", help="no faults, but N calls and the memory in use meanwhile")
     parser.add_argument("--victim", action="store_true", help=argparse.SUPPRESS)
     arguments = vars(parser.parse_args())
     if arguments.pop("victim"):
         victim()
+    if calls := arguments.pop("calls"):
+        samples = soak.soak(calls)
+        print(soak.as_text(samples))  # noqa: T201 - the point of the program
+        return int(bool(soak.grown(samples)))
     path = arguments.pop("json")
     report = run(Plan(**arguments))
     if path:

@@ -6,7 +6,6 @@ import faulthandler
 import gc
 import json
 import os
-import random
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from neuropod_core import Neuropod, Worker, load_neuropod
 
 POOL_BYTES = 64 << 20
 _HANG_S = 60.0
+_STALL_S = 5.0
 _LOOK_EVERY = 25
 
 
@@ -81,7 +81,7 @@ def run(plan: Plan) -> dict[str, Any]:
     state, began = State.read(plan.state, plan.seed), time.monotonic()
     before_s = state.seconds
     record = Record(state.outcomes, state.complaints, state.latest_s)
-    with _model_files() as package:
+    with model_files() as package:
         before = _census()
         load = Load(record, plan.threads, plan.tasks)
         start = lambda: _loaded(package, plan.replicas)  # noqa: E731 - one argument of the next line
@@ -104,7 +104,7 @@ def run(plan: Plan) -> dict[str, Any]:
 
 def victim() -> None:
     """Be the parent that is killed: load, call, say so, and wait for it."""
-    with _model_files() as package:
+    with model_files() as package:
         model = _loaded(package, 2)
         Load(Record(), 2, 2).start(model)
         time.sleep(0.2)
@@ -114,7 +114,8 @@ def victim() -> None:
 
 
 @contextmanager
-def _model_files() -> Iterator[Path]:
+def model_files() -> Iterator[Path]:
+    """Write the package of the model where it goes away again."""
     fault_lab.register()
     with tempfile.TemporaryDirectory(prefix="neuropod-faults-") as folder:
         os.environ["NEUROPOD_CACHE_DIR"] = str(Path(folder, "cache"))
@@ -214,8 +215,12 @@ class _Watch:
         self._thread.join()
 
     def _run(self) -> None:
+        looked = time.monotonic()
         while not self._ended.wait(1):
-            if stuck := self._load.stuck(_HANG_S):
+            before, looked = looked, time.monotonic()
+            if looked - before > _STALL_S:  # The machine stood still, or was suspended: nobody could call.
+                self._load.beat()
+            elif stuck := self._load.stuck(_HANG_S):
                 print(f"hang: {stuck}", file=sys.stderr)  # noqa: T201 - the last words of the run
                 faulthandler.dump_traceback(all_threads=True)
                 os._exit(3)

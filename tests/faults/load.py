@@ -162,6 +162,12 @@ class Load:
         now = time.monotonic()
         return [name for name, since in list(self.beats.items()) if since and now - since > longer_than_s]
 
+    def beat(self) -> None:
+        """Forget since when callers wait."""
+        for name, since in list(self.beats.items()):
+            if since:
+                self.beats[name] = time.monotonic()
+
     # -- one caller
 
     def _turns(self, name: str) -> Iterator[random.Random]:
@@ -226,7 +232,7 @@ class Load:
                 continue
             model = self.model
             assert model is not None
-            call = Call(model, chance)
+            call = await asyncio.to_thread(Call, model, chance)  # It may wait for memory.
             started = time.monotonic()
             running = asyncio.ensure_future(model.infer_async(call.inputs, timeout_s=call.timeout_s))
             try:
