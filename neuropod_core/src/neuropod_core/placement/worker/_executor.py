@@ -358,10 +358,11 @@ async def _delivered(connection: Connection, deadline: float | None) -> Line | N
     try:
         return await asyncio.wait_for(order.future, None if deadline is None else max(deadline - time.monotonic(), 0))
     except asyncio.TimeoutError:
+        order.leave()
         return None
-    finally:
-        if order.future.cancelled():
-            connection.gate.withdraw(order.deliver)
+    except BaseException:
+        order.leave()
+        raise
 
 
 class _Order:
@@ -370,6 +371,14 @@ class _Order:
     def __init__(self, connection: Connection) -> None:
         self._connection, self._loop = connection, asyncio.get_running_loop()
         self.future: asyncio.Future[Line | None] = self._loop.create_future()
+
+    def leave(self) -> None:
+        """Wait no longer; what has come goes back."""
+        if self.future.done() and not self.future.cancelled():
+            self._return(self.future.result())
+        else:
+            self.future.cancel()
+            self._connection.gate.withdraw(self.deliver)
 
     def deliver(self, line: Line | None) -> None:
         """Bring the line, from any thread."""
