@@ -84,7 +84,10 @@ def run(plan: Plan) -> dict[str, Any]:
     with model_files() as package:
         before = _census()
         load = Load(record, plan.threads, plan.tasks)
-        start = lambda: _loaded(package, plan.replicas)  # noqa: E731 - one argument of the next line
+
+        def start() -> Neuropod:
+            return _loaded(package, plan.replicas)
+
         stage = Stage(start(), load, record, start)
         load.start(stage.model)
         watch = _Watch(load)
@@ -165,8 +168,13 @@ def _look(stage: Stage, state: State, plan: Plan) -> None:
     stage.load.resume(stage.model)
 
 
+def _pool_of(model: Neuropod) -> Any:
+    executor: Any = model._executor
+    return executor._pool
+
+
 def _look_closely(stage: Stage, plan: Plan) -> None:
-    record, pool = stage.record, stage.model._executor._pool  # type: ignore[attr-defined]
+    record, pool = stage.record, _pool_of(stage.model)
     until = time.monotonic() + 5
     while True:
         gc.collect()

@@ -57,7 +57,8 @@ class Stage:
 
     @property
     def restarts(self) -> int:
-        return int(self.model.stats()["restarts"])  # type: ignore[call-overload]
+        stats: Any = self.model.stats()
+        return int(stats["restarts"])
 
     def recovered(self, restarts: int = 0) -> bool:
         """Wait until every replica is ready, after at least so many restarts."""

@@ -34,10 +34,15 @@ def hostile(package: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> It
     models: list[Neuropod] = []
 
     def load(act: str, seed: int = 0) -> Neuropod:
-        settings = {"variables": {"NEUROPOD_HOSTILE": f"{act}#{seed}"}, "restarts": 2, "slots": 2}
-        model = load_neuropod(
-            package(), placement=Worker(start_timeout_s=2, kills_late=True, shared_memory_bytes=8 << 20, **settings)
+        placement = Worker(
+            slots=2,
+            restarts=2,
+            start_timeout_s=2,
+            kills_late=True,
+            shared_memory_bytes=8 << 20,
+            variables={"NEUROPOD_HOSTILE": f"{act}#{seed}"},
         )
+        model = load_neuropod(package(), placement=placement)
         models.append(model)
         return model
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +21,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from neuropod_core.dtypes import DType
-from neuropod_core.errors import InferenceError, NeuropodError, SharedMemoryError, SpecError, WorkerProtocolError
+from neuropod_core.errors import (
+    InferenceError,
+    ModelClosedError,
+    NeuropodError,
+    SharedMemoryError,
+    SpecError,
+    WorkerProtocolError,
+)
 from neuropod_core.placement.worker import _board as board
-from neuropod_core.placement.worker import _frames
+from neuropod_core.placement.worker import _frames, _gate
+from neuropod_core.placement.worker._executor import _delivered
+from neuropod_core.placement.worker._gate import Gate
 from neuropod_core.placement.worker._layouts import (
     decode_text,
     encode_text,
@@ -304,6 +318,89 @@ class PoolMachine(RuleBasedStateMachine):
 
 PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestPool = PoolMachine.TestCase
+
+
+def test_whoever_waits_finds_memory_that_others_have_put_in_its_place() -> None:
+    pool = Pool(64 * PAGE_BYTES)
+    blocks = [pool.allocate(16 * PAGE_BYTES, wait_s=0) for _ in range(4)]
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(pool.allocate, 16 * PAGE_BYTES, wait_s=20)
+        while not pool.someone_waits:
+            time.sleep(0.001)
+        with pool._lock:
+            pool.freed.put(blocks.pop())
+            pool._collect()
+
+        assert waiting.result(10).nbytes == 16 * PAGE_BYTES
+    pool.close()
+
+
+def test_a_closed_pool_hands_out_nothing() -> None:
+    pool = Pool(64 * PAGE_BYTES)
+    pool.close()
+
+    with pytest.raises(ModelClosedError, match="load it again"):
+        pool.allocate(1)
+
+
+# -- the gate
+
+
+def test_a_gate_that_is_closed_while_things_come_back_has_them_all() -> None:
+    for _ in range(300):
+        gate: Gate[int] = Gate([1, 2, 3])
+        taken = [gate.take() for _ in range(3)]
+        givers = [threading.Thread(target=gate.give, args=(thing,)) for thing in taken]
+        for thread in [*givers, threading.Thread(target=gate.close)]:
+            thread.start()
+        for thread in givers:
+            thread.join()
+        gate.close()
+
+        assert (gate.free, gate.lent) == ([], 0)
+        assert gate.take() is None
+
+
+def test_a_caller_that_is_interrupted_while_it_waits_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate: Gate[int] = Gate([1])
+    thing = gate.take()
+
+    class Interrupted:
+        """A lock at which Ctrl-C comes when what was waited for is there."""
+
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def acquire(self, timeout: float | None = None) -> bool:
+            if timeout is None:
+                return self.lock.acquire()
+            gate.give(thing)  # type: ignore[arg-type]  # it is one
+            raise KeyboardInterrupt
+
+        def release(self) -> None:
+            self.lock.release()
+
+    monkeypatch.setattr(_gate, "_thread", SimpleNamespace(allocate_lock=Interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        gate.take(1.0)
+
+    assert gate.free == [1]
+
+
+def test_a_task_that_goes_as_its_line_comes_does_not_take_it_along() -> None:
+    connection: Any = SimpleNamespace(gate=Gate(["line"]))
+
+    async def goes() -> list[str]:
+        line = connection.gate.take()
+        task = asyncio.ensure_future(_delivered(connection, None))
+        await asyncio.sleep(0)
+        connection.gate.give(line)
+        await asyncio.sleep(0)  # It arrives, and the task has not seen it yet.
+        task.cancel()
+        got = await asyncio.gather(task, return_exceptions=True)
+        return [*[line for line in got if isinstance(line, str)], *connection.gate.free]
+
+    assert asyncio.run(goes()) == ["line"]
 
 
 # -- the board

@@ -91,7 +91,11 @@ def _hello_then(*messages: object) -> Callable[[socket.socket], None]:
 
 
 def _first(*messages: object) -> Callable[[socket.socket], None]:
-    return lambda link: [say(link, message) for message in messages] and None
+    def act(link: socket.socket) -> None:
+        for message in messages:
+            say(link, message)
+
+    return act
 
 
 STARTS: dict[str, Callable[[socket.socket], object]] = {
@@ -191,9 +195,9 @@ def _toggle(slot: Slot, chance: random.Random) -> None:
 
 def _shrink(slot: Slot, chance: random.Random) -> None:
     for descriptor in _memory():
-        for change in (lambda fd: os.ftruncate(fd, 0), lambda fd: os.ftruncate(fd, 1 << 30)):
+        for nbytes in (0, 1 << 30):
             try:
-                change(descriptor)
+                os.ftruncate(descriptor, nbytes)
             except PermissionError:
                 continue
             os._exit(99)  # It could be done: the test looks for that.
@@ -206,7 +210,7 @@ def _memory() -> list[int]:
         with contextlib.suppress(OSError):
             if "memfd:neuropod" in str(Path(f"/proc/self/fd/{name}").readlink()):
                 found.append(int(name))
-    return found or os._exit(98)  # type: ignore[return-value]  # ends
+    return found
 
 
 def _flood(slot: Slot, chance: random.Random) -> None:

@@ -129,7 +129,7 @@ def _made(lab: Lab, argument: str, inputs: Tensors) -> Any:
     return made
 
 
-def _part(lab: Lab, argument: str, inputs: Tensors) -> np.ndarray:
+def _part(lab: Lab, argument: str, inputs: Tensors) -> Any:
     return _made(lab, argument, inputs)[:-1]
 
 
