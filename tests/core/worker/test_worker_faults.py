@@ -6,14 +6,23 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from worker_lab import Load, said
 
-from neuropod_core import DeadlineError, Neuropod, SharedMemoryError, WorkerDiedError
+from neuropod_core import (
+    DeadlineError,
+    Neuropod,
+    NeuropodError,
+    SharedMemoryError,
+    WorkerDiedError,
+    load_neuropod,
+)
 
 LARGE = 1 << 17
 
@@ -90,6 +99,29 @@ def test_a_worker_that_served_is_replaced_however_often(load: Load) -> None:
 
     assert model.infer(said("copy", [1.0]), timeout_s=20)["y"].tolist() == [1.0]
     assert model.stats()["restarts"] == 5
+
+
+@pytest.mark.parametrize("what", ["raise:deadline", "raise:long", "many:10", "many:2000"])
+def test_what_goes_wrong_in_a_worker_is_said_as_in_process_and_ends_nothing(
+    load: Load, package: Callable[..., Path], what: str
+) -> None:
+    model = load(kills_late=True)
+    with load_neuropod(package()) as here:
+        expected = _outcome(here, what)
+
+    got = _outcome(model, what)
+
+    assert type(got) is type(expected)
+    assert str(got)[:400] == str(expected)[:400]
+    assert model.infer(said("copy", [1.0]))["y"].tolist() == [1.0]
+    assert model.stats()["restarts"] == 0
+
+
+def _outcome(model: Neuropod, what: str) -> object:
+    try:
+        return sorted(model.infer(said(what, [1.0])))
+    except NeuropodError as error:
+        return error
 
 
 def _pid(model: Neuropod) -> int:

@@ -390,14 +390,14 @@ def test_a_caller_that_is_interrupted_while_it_waits_loses_nothing(monkeypatch: 
 def test_a_task_that_goes_as_its_line_comes_does_not_take_it_along() -> None:
     connection: Any = SimpleNamespace(gate=Gate(["line"]))
 
-    async def goes() -> list[str]:
+    async def goes() -> list[Any]:
         line = connection.gate.take()
         task = asyncio.ensure_future(_delivered(connection, None))
         await asyncio.sleep(0)
         connection.gate.give(line)
         await asyncio.sleep(0)  # It arrives, and the task has not seen it yet.
         task.cancel()
-        got = await asyncio.gather(task, return_exceptions=True)
+        got: list[Any] = await asyncio.gather(task, return_exceptions=True)
         return [*[line for line in got if isinstance(line, str)], *connection.gate.free]
 
     assert asyncio.run(goes()) == ["line"]

@@ -26,7 +26,7 @@ from neuropod_core import (
     hookimpl,
     results,
 )
-from neuropod_core.errors import OutOfDeviceMemoryError, SpecError, TensorMismatchError
+from neuropod_core.errors import DeadlineError, OutOfDeviceMemoryError, SpecError, TensorMismatchError
 
 neuropod_contract = (1, 1)
 
@@ -56,6 +56,8 @@ class Lab(Executor):
         given = {"y": made, "note": np.full((), f"{name} {self.calls}", dtype=object)}
         if name == "part":
             given = {"calls": np.array(self.calls), **given}
+        if name == "many":
+            given |= {f"y{number}": np.zeros(1) for number in range(int(argument))}
         return given if outputs is None else {name: given[name] for name in outputs}
 
     def close(self) -> None:
@@ -102,6 +104,10 @@ def _raise(lab: Lab, name: str, inputs: Tensors) -> Any:
         raise OutOfDeviceMemoryError("no memory", at="cuda:0")
     if name == "spec":
         raise SpecError("ä no spec")
+    if name == "deadline":
+        raise DeadlineError(3, "it slept")
+    if name == "long":
+        raise SpecError("\N{SNOWMAN}" * 20_000) from ValueError("\N{SNOWMAN}" * 20_000)
     if name == "own":
         raise LabError("of my own", at="here")
     try:
@@ -170,6 +176,7 @@ COMMANDS: dict[str, Callable[[Lab, str, Tensors], Any]] = {
     "grow": _grow,
     "made": _made,
     "part": _part,
+    "many": lambda lab, _, inputs: _x(inputs).copy(),
     "print": _print,
     "settings": _settings,
 }

@@ -19,6 +19,7 @@ from neuropod_core.errors import (
     NeuropodError,
     SharedMemoryError,
     TensorMismatchError,
+    shown,
 )
 from neuropod_core.placement.worker._board import (
     ALONE,
@@ -57,7 +58,7 @@ from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, Place, aligned, decode_text, layout_from_json, layout_of
 from neuropod_core.placement.worker._memory import Segment
 from neuropod_core.placement.worker._spin import LOOKS, Spin
-from neuropod_core.placement.worker._travel import facts_of
+from neuropod_core.placement.worker._travel import fitting_facts
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
 from neuropod_core.problem import Problem
 from neuropod_core.results import here
@@ -329,7 +330,15 @@ class Desk:
         """Give results as arrays that can travel; what an executor must not return is said as the checks say it."""
         if not isinstance(results, Mapping):
             raise TensorMismatchError("outputs", "tensors by name", describe(results))
+        if len(results) > self._slot.shape.located:
+            self._refuse(results)
         return {name: self._array(name, value) for name, value in results.items()}
+
+    def _refuse(self, results: Mapping[Any, object]) -> None:
+        """Say of results that are more than can travel what the checks say of one that the problem lacks."""
+        name = next(name for name in results if name not in self._notations)
+        expected = f"one of the outputs ({', '.join(self._notations)})"
+        raise TensorMismatchError(f"outputs.{name}", expected, shown(name), "leave it out or rename it")
 
     def _array(self, name: object, value: object) -> Any:
         array = as_array(value)
@@ -419,13 +428,16 @@ class Desk:
         if self._fresh is not None:
             self._layouts.pop(self._fresh, None)
             self._last = self._last_in_room = self._last_granted = self._fresh = None
-        self._say(facts_of(error))
+        self._lay_down(fitting_facts(error, len(self._slot.result_envelope)))
         self._words[STATUS] = FAILED
 
     def _say(self, message: Mapping[str, Any]) -> None:
         body = json.dumps(message).encode()
         if len(body) > len(self._slot.result_envelope):
-            body = json.dumps(facts_of(InferenceError("an answer did not fit its envelope"))).encode()
+            raise InferenceError(f"the names and shapes of the results take {len(body)} bytes: too many")
+        self._lay_down(body)
+
+    def _lay_down(self, body: bytes) -> None:
         self._slot.result_envelope[: len(body)] = body
         self._words[RESULT_MESSAGE_BYTES] = len(body)
 

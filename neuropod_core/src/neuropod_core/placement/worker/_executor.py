@@ -29,7 +29,7 @@ from neuropod_core.errors import (
 )
 from neuropod_core.placement.worker import _board as board
 from neuropod_core.placement.worker._connection import Connection
-from neuropod_core.placement.worker._line import Line
+from neuropod_core.placement.worker._line import Line, OverdueError
 from neuropod_core.placement.worker._memory import Pool
 from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._stats import stats_of
@@ -235,7 +235,7 @@ class WorkerExecutor(Executor):
         if isinstance(error, WorkerProtocolError):
             connection.accuse(error)
         connection.settle(line)
-        if isinstance(error, DeadlineError):
+        if isinstance(error, OverdueError):
             return self._late_call(connection, timeout_s)
         return _again(error) if error is line.failure else error
 
@@ -337,7 +337,7 @@ async def _answered(line: Line, deadline: float | None) -> None:
                 raise line.failure
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
-                raise DeadlineError(0, "its answer was waited for")
+                raise OverdueError(0, "its answer was waited for")
             try:
                 await asyncio.wait_for(rung.wait(), min((s for s in (nap_s, left_s) if s is not None), default=None))
             except asyncio.TimeoutError:

@@ -60,6 +60,10 @@ if TYPE_CHECKING:
 _MOST_LAYOUTS = 256
 
 
+class OverdueError(DeadlineError):
+    """The caller's own deadline has passed: any other `DeadlineError` is what the model raised."""
+
+
 class _Request:
     """Names, types and shapes of a call's inputs, and the outputs it asks for: known to the worker by a number."""
 
@@ -233,7 +237,7 @@ class Line:
 
         Raises
         ------
-        DeadlineError
+        OverdueError
             If there is none in time.
         NeuropodError
             What befell the worker, if it is gone.
@@ -453,7 +457,7 @@ class Line:
             if deadline is not None:
                 left_ms = (deadline - time.monotonic()) * 1000
                 if left_ms <= 0:
-                    raise DeadlineError(0, "its answer was waited for")
+                    raise OverdueError(0, "its answer was waited for")
                 nap_ms = left_ms if nap_ms is None else min(nap_ms, left_ms)
             if not self.bell.sleep(nap_ms):
                 nap_ms = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Mapping
 from typing import Any, cast
@@ -51,6 +52,16 @@ def facts_of(error: NeuropodError) -> dict[str, Any]:
     return facts
 
 
+def fitting_facts(error: NeuropodError, most_bytes: int) -> bytes:
+    """Write an error as JSON that takes no more than so many bytes: longer texts are cut further, never its type."""
+    facts = facts_of(error)
+    for longest in (_LONGEST_TEXT, 2000, 400, 40):
+        body = json.dumps(_shortened(facts, longest), ensure_ascii=False).encode()
+        if len(body) <= most_bytes:
+            return body
+    return json.dumps({"type": facts["type"], "arguments": []}).encode()
+
+
 def error_from(facts: object) -> NeuropodError:
     """Read an error that another process wrote; whatever it is, it becomes one."""
     if not isinstance(facts, Mapping):
@@ -96,6 +107,14 @@ def _words(value: object) -> str:
         return str(value)
     except Exception:  # noqa: BLE001 - foreign code, or a number of more digits than Python writes
         return shown(value)
+
+
+def _shortened(value: Any, longest: int) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= longest else f"{value[: longest - 3]}..."
+    if isinstance(value, list):
+        return [_shortened(item, longest) for item in value[:longest]]
+    return {key: _shortened(item, longest) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _thawed(value: object) -> object:
