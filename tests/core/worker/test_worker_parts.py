@@ -31,7 +31,6 @@ from neuropod_core.errors import (
 )
 from neuropod_core.placement.worker import _board as board
 from neuropod_core.placement.worker import _frames, _gate
-from neuropod_core.placement.worker._executor import _delivered
 from neuropod_core.placement.worker._gate import Gate
 from neuropod_core.placement.worker._layouts import (
     decode_text,
@@ -41,6 +40,7 @@ from neuropod_core.placement.worker._layouts import (
 )
 from neuropod_core.placement.worker._line import Line
 from neuropod_core.placement.worker._memory import PAGE_BYTES, Block, Pool, create_segment
+from neuropod_core.placement.worker._tasks import delivered
 from neuropod_core.placement.worker._travel import error_from, facts_of
 from neuropod_core.placement.worker._trays import Tray, Written, read_places
 
@@ -392,7 +392,7 @@ def test_a_task_that_goes_as_its_line_comes_does_not_take_it_along() -> None:
 
     async def goes() -> list[Any]:
         line = connection.gate.take()
-        task = asyncio.ensure_future(_delivered(connection, None))
+        task = asyncio.ensure_future(delivered(connection, None))
         await asyncio.sleep(0)
         connection.gate.give(line)
         await asyncio.sleep(0)  # It arrives, and the task has not seen it yet.
