@@ -397,7 +397,7 @@ def test_a_task_that_goes_as_its_line_comes_does_not_take_it_along() -> None:
         connection.gate.give(line)
         await asyncio.sleep(0)  # It arrives, and the task has not seen it yet.
         task.cancel()
-        got: list[Any] = await asyncio.gather(task, return_exceptions=True)
+        got: list[Any] = list(await asyncio.gather(task, return_exceptions=True))
         return [*[line for line in got if isinstance(line, str)], *connection.gate.free]
 
     assert asyncio.run(goes()) == ["line"]
