@@ -17,7 +17,18 @@ from pathlib import Path
 from report import Row, as_json, as_text, from_json
 from timing import Effort
 
-SUITES = ("core", "torchscript", "torch_export", "torch_aoti", "tensorflow", "onnx", "python", "loading", "imports")
+SUITES = (
+    "core",
+    "torchscript",
+    "torch_export",
+    "torch_aoti",
+    "tensorflow",
+    "onnx",
+    "python",
+    "waiting",
+    "loading",
+    "imports",
+)
 
 
 def main() -> int:

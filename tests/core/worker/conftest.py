@@ -14,8 +14,15 @@ from neuropod_core import Neuropod, Problem, Worker, load_neuropod, plugins
 from neuropod_core.testing import fake_package
 
 PROBLEM = Problem.of(
-    {"command": "string[]", "x": {"dtype": "float64", "shape": ["N"], "optional": True}},
-    {"y": "float64[M]", "note": {"dtype": "string", "shape": [], "optional": True}},
+    {
+        "command": {"dtype": "string", "shape": [], "optional": True},
+        "x": {"dtype": "float64", "shape": ["N"], "optional": True},
+    },
+    {
+        "y": "float64[M]",
+        "note": {"dtype": "string", "shape": [], "optional": True},
+        "calls": {"dtype": "int64", "shape": [], "optional": True},
+    },
     name="lab",
 )
 

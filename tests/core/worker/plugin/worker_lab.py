@@ -28,7 +28,7 @@ from neuropod_core import (
     hookimpl,
     results,
 )
-from neuropod_core.errors import OutOfDeviceMemoryError, SpecError, TensorMismatchError
+from neuropod_core.errors import DeadlineError, OutOfDeviceMemoryError, SpecError, TensorMismatchError
 
 neuropod_contract = (1, 1)
 
@@ -51,11 +51,15 @@ class Lab(Executor):
         self.calls += 1
         self.running += 1
         try:
-            name, _, argument = str(inputs["command"][()]).partition(":")
+            name, _, argument = str(inputs.get("command", "copy")).partition(":")
             made = COMMANDS[name](self, argument, inputs)
         finally:
             self.running -= 1
         given = {"y": made, "note": np.full((), f"{name} {self.calls}", dtype=object)}
+        if name == "part":
+            given = {"calls": np.array(self.calls), **given}
+        if name == "many":
+            given |= {f"y{number}": np.zeros(1) for number in range(int(argument))}
         return given if outputs is None else {name: given[name] for name in outputs}
 
     def close(self) -> None:
@@ -102,6 +106,10 @@ def _raise(lab: Lab, name: str, inputs: Tensors) -> Any:
         raise OutOfDeviceMemoryError("no memory", at="cuda:0")
     if name == "spec":
         raise SpecError("ä no spec")
+    if name == "deadline":
+        raise DeadlineError(3, "it slept")
+    if name == "long":
+        raise SpecError("\N{SNOWMAN}" * 20_000) from ValueError("\N{SNOWMAN}" * 20_000)
     if name == "own":
         raise LabError("of my own", at="here")
     try:
@@ -127,6 +135,10 @@ def _made(lab: Lab, argument: str, inputs: Tensors) -> Any:
     made = results.empty(_x(inputs).shape, np.float64)
     made[...] = _x(inputs)
     return made
+
+
+def _part(lab: Lab, argument: str, inputs: Tensors) -> Any:
+    return _made(lab, argument, inputs)[:-1]
 
 
 def _print(lab: Lab, text: str, inputs: Tensors) -> Any:
@@ -181,6 +193,8 @@ COMMANDS: dict[str, Callable[[Lab, str, Tensors], Any]] = {
     "assault": _assault,
     "grow": _grow,
     "made": _made,
+    "part": _part,
+    "many": lambda lab, _, inputs: _x(inputs).copy(),
     "print": _print,
     "settings": _settings,
 }

@@ -7,6 +7,7 @@ the process takes at a time.
 from __future__ import annotations
 
 import socket
+import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,12 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from neuropod_core.backend import Names, Tensors
-from neuropod_core.errors import NeuropodError, WorkerProtocolError
+from neuropod_core.errors import DeadlineError, NeuropodError, WorkerProtocolError
 from neuropod_core.placement.worker._gate import Gate
+
+
+class OverdueError(DeadlineError):
+    """The caller's own deadline has passed: any other `DeadlineError` is what the model raised."""
 
 
 class Line(ABC):
@@ -47,7 +52,7 @@ class Line(ABC):
 
         Raises
         ------
-        DeadlineError
+        OverdueError
             If there are none in time.
         NeuropodError
             What the worker raised; `failure` itself, if it is gone; a `WorkerProtocolError` if what it says cannot be.
@@ -115,6 +120,7 @@ class Connection(ABC):
 
     def __init__(self, link: socket.socket, lines: Sequence[Line], wake: Callable[[], None]) -> None:
         self._link, self._wake = link, wake
+        self._leaving, self._over = threading.Lock(), False
         self.failure: NeuropodError | None = None
         self.abandoned: deque[Line] = deque()
         self.lines = list(lines)
@@ -124,6 +130,11 @@ class Connection(ABC):
     def load(self) -> int:
         """How busy it is: calls that run and calls that wait, the idle ones counted against it."""
         return self.gate.waiting - len(self.gate.free)
+
+    @property
+    def answered(self) -> int:
+        """How many calls have come to their end."""
+        return sum(sum(line.times) for line in self.lines)
 
     @abstractmethod
     def may_spin(self) -> bool:
@@ -137,14 +148,17 @@ class Connection(ABC):
 
     def settle(self, line: Line) -> None:
         """Take back a line whose call did not come to its end; the worker may still be busy with it."""
-        if self.failure is not None:
+        if not self._over and self._rests(line):
             line.clear()
-        elif self._rests(line):
-            self.release(line)
-        else:
-            line.listen()
-            self.abandoned.append(line)
-            self._wake()
+            self.gate.give(line)
+            return
+        with self._leaving:
+            if not self._over:
+                line.listen()
+                self.abandoned.append(line)
+                self._wake()
+                return
+        line.clear()
 
     def reclaim(self) -> None:
         """Bring back the abandoned lines with which the worker is done."""
@@ -157,8 +171,10 @@ class Connection(ABC):
                 self.abandoned.append(line)
 
     def fail(self, error: NeuropodError) -> None:
-        """Say to every caller that the worker is gone."""
+        """Say to every caller that the worker is gone; what it was writing to may be anybody's from now on."""
         self.failure = error
+        with self._leaving:
+            self._over = True
         for line in self.lines:
             line.fail(error)
         self.gate.close()

@@ -55,7 +55,7 @@ from neuropod_core.placement.worker._layouts import Layout, Place, aligned, deco
 from neuropod_core.placement.worker._memory import Segment
 from neuropod_core.placement.worker._served import Desk, Served, logger
 from neuropod_core.placement.worker._spin import LOOKS, Spin
-from neuropod_core.placement.worker._travel import facts_of
+from neuropod_core.placement.worker._travel import fitting_facts
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
 from neuropod_core.results import here
 
@@ -108,6 +108,17 @@ class GrantedRoom:
                 del self.made[number]
                 return offset
         return None
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was made here."""
+        return self._end > 0
+
+    def without(self, results: Tensors) -> Tensors:
+        """Take what lies here to memory of its own: it must not be written over while it is written."""
+        return {
+            name: array.copy() if np.may_share_memory(array, self.memory) else array for name, array in results.items()
+        }
 
     def holds(self, results: object, places: Sequence[tuple[str, tuple[int, ...], Any, int]]) -> bool:
         """Whether `results` are exactly the arrays made here, in the same places as the last time."""
@@ -215,7 +226,7 @@ class SharedMemoryDesk(Desk):
         last = self._last
         if last is not None and type(results) is dict and last[1].fill(results):
             return last[0]
-        return self._hand_over(self._served.shippable(results))
+        return self._hand_over(self._shippable(results))
 
     def _run_with_room(self, inputs: Tensors, request: _Request) -> int:
         """Run where the parent has granted room: results made there need not be copied."""
@@ -232,7 +243,7 @@ class SharedMemoryDesk(Desk):
         known = filled is not None and filled[0] == spot and not room.made and type(results) is dict
         if known and filled is not None and filled[2].fill(results):
             return filled[1]
-        return self._hand_over(self._served.shippable(results), room)
+        return self._hand_over(self._shippable(results), room)
 
     def _room_of(self, spot: tuple[int, ...]) -> GrantedRoom:
         room = self._room_before
@@ -292,8 +303,13 @@ class SharedMemoryDesk(Desk):
 
     # -- answering
 
+    def _shippable(self, results: object) -> Tensors:
+        return self._served.shippable(results, self._slot.shape.located)
+
     def _hand_over(self, results: Tensors, room: GrantedRoom | None = None) -> int:
         where = self._made_there(results, room)
+        if room is not None and room.used and not where:
+            results = room.without(results)
         key = tuple((name, array.shape, array.dtype, name in where) for name, array in results.items())
         layout = layout_of(results, where)
         number = self._layouts.get(key) or self._introduce(key, layout)
@@ -368,12 +384,15 @@ class SharedMemoryDesk(Desk):
         if self._fresh is not None:
             self._layouts.pop(self._fresh, None)
             self._last = self._last_in_room = self._last_granted = self._fresh = None
-        self._say(facts_of(error))
+        self._lay_down(fitting_facts(error, len(self._slot.result_envelope)))
         self._words[STATUS] = FAILED
 
     def _say(self, message: Mapping[str, Any]) -> None:
         body = json.dumps(message).encode()
         if len(body) > len(self._slot.result_envelope):
-            body = json.dumps(facts_of(InferenceError("an answer did not fit its envelope"))).encode()
+            raise InferenceError(f"the names and shapes of the results take {len(body)} bytes: too many")
+        self._lay_down(body)
+
+    def _lay_down(self, body: bytes) -> None:
         self._slot.result_envelope[: len(body)] = body
         self._words[RESULT_MESSAGE_BYTES] = len(body)

@@ -26,10 +26,11 @@ from neuropod_core.errors import (
     WorkerProtocolError,
     WorkerStartError,
 )
-from neuropod_core.placement.worker._connection import Connection, Line, Transport
+from neuropod_core.placement.worker._connection import Connection, Line, OverdueError, Transport
 from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._stats import stats_of
 from neuropod_core.placement.worker._supervisor import Limits, Supervisor
+from neuropod_core.placement.worker._tasks import delivered
 
 _everyone: weakref.WeakSet[WorkerExecutor] = weakref.WeakSet()
 
@@ -104,6 +105,7 @@ class WorkerExecutor(Executor):
             results = await line.call_async(inputs, outputs, deadline)
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
             if error is line.failure and line.untouched:
+                connection.settle(line)
                 left_s = None if deadline is None else deadline - time.monotonic()
                 return await self.infer_async(inputs, outputs, left_s)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
@@ -153,6 +155,7 @@ class WorkerExecutor(Executor):
             results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
             if error is line.failure and line.untouched:
+                connection.settle(line)
                 return self.infer_within(None if deadline is None else deadline - time.monotonic(), inputs, outputs)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
         line.times[(perf_counter_ns() - started).bit_length()] += 1
@@ -175,7 +178,7 @@ class WorkerExecutor(Executor):
         while True:
             found = self._found()
             connection = found if found is not None else await asyncio.to_thread(self._connection, deadline, timeout_s)
-            line = await _delivered(connection, deadline)
+            line = await delivered(connection, deadline)
             if line is not None:
                 return connection, line
             if deadline is not None and time.monotonic() >= deadline:
@@ -214,7 +217,7 @@ class WorkerExecutor(Executor):
         if isinstance(error, WorkerProtocolError):
             connection.accuse(error)
         connection.settle(line)
-        if isinstance(error, DeadlineError):
+        if isinstance(error, OverdueError):
             return self._late_call(connection, timeout_s)
         return _again(error) if error is line.failure else error
 
@@ -240,46 +243,6 @@ class _Several:
     """Stands for the one supervisor where there are several: there is no connection that every call takes."""
 
     connection = None
-
-
-async def _delivered(connection: Connection, deadline: float | None) -> Line | None:
-    """Wait for a line on the loop; None if the time is up or the connection ends."""
-    if connection.gate.free and (line := connection.gate.take(0)) is not None:
-        return line
-    order = _Order(connection)
-    connection.gate.ask(order.deliver)
-    try:
-        return await asyncio.wait_for(order.future, None if deadline is None else max(deadline - time.monotonic(), 0))
-    except asyncio.TimeoutError:
-        return None
-    finally:
-        if order.future.cancelled():
-            connection.gate.withdraw(order.deliver)
-
-
-class _Order:
-    """A line on its way to a task; one that comes too late goes back."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self._loop = connection, asyncio.get_running_loop()
-        self.future: asyncio.Future[Line | None] = self._loop.create_future()
-
-    def deliver(self, line: Line | None) -> None:
-        """Bring the line, from any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._arrive, line)
-        except RuntimeError:  # The loop was closed meanwhile.
-            self._return(line)
-
-    def _arrive(self, line: Line | None) -> None:
-        if self.future.done():
-            self._return(line)
-        else:
-            self.future.set_result(line)
-
-    def _return(self, line: Line | None) -> None:
-        if line is not None:
-            self._connection.gate.give(line)
 
 
 def _late(timeout_s: float | None, doing: str) -> DeadlineError:

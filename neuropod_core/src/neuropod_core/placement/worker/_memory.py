@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 
 from neuropod_core.backend import Array
-from neuropod_core.errors import SharedMemoryError
+from neuropod_core.errors import ModelClosedError, SharedMemoryError
 from neuropod_core.placement.worker._memfd import check_sealed, sealed_file
 
 PAGE_BYTES = 4096
+_LONGEST_NAP_S = 0.02
 SEGMENT_BYTES = 16 << 20
 """The usual size of a segment; a larger tensor gets one of its own."""
 
@@ -156,8 +157,10 @@ class Shelf:
         """Keep a block for the next call; more than one goes back."""
         if self._blocks or self._retired or self._pool.someone_waits:
             self._pool.freed.put(block)
-        else:
-            self._blocks.append(block)
+            return
+        self._blocks.append(block)
+        if self._retired:  # In between.
+            self.clear()
 
     def retire(self) -> None:
         """Keep nothing from now on: leases outlive the line."""
@@ -188,7 +191,7 @@ class Pool:
         self.limit_bytes = limit_bytes
         self.freed: SimpleQueue[Block] = SimpleQueue()
         self.shelves: list[Shelf] = []
-        self.someone_waits = False
+        self.someone_waits = self._closed = False
         self.segments: dict[int, Segment] = {}
         self.lent_bytes = self.used_bytes = 0
         self._spare: dict[int, list[Block]] = {}
@@ -268,6 +271,7 @@ class Pool:
     def close(self) -> None:
         """Let go of every segment; arrays that callers hold stay good."""
         with self._lock:
+            self._closed = True
             for segment in self.segments.values():
                 segment.close()
             self.segments.clear()
@@ -277,6 +281,8 @@ class Pool:
     # -- under the lock
 
     def _found(self, size: int) -> Block | None:
+        if self._closed:
+            raise ModelClosedError("the model is closed", remedy="load it again")
         self._collect()
         spare = self._spare.get(size)
         block = spare.pop() if spare else self._carved(size)
@@ -344,15 +350,13 @@ class Pool:
         return dropped
 
     def _wait(self, nbytes: int, until: float) -> None:
-        remaining, self.someone_waits = until - time.monotonic(), True
-        try:
-            if remaining > 0:
-                self.freed.put(self.freed.get(timeout=remaining))
-                return
-        except Empty:
-            pass
-        finally:
+        remaining = until - time.monotonic()
+        if remaining > 0:
+            self.someone_waits = True
+            with contextlib.suppress(Empty):  # Others may have put it in its place already: so nobody sleeps for long.
+                self.freed.put(self.freed.get(timeout=min(remaining, _LONGEST_NAP_S)))
             self.someone_waits = False
+            return
         held = f"{self.lent_bytes} of {self.limit_bytes} bytes lie in results and inputs that are still held"
         remedy = "drop results, copy them, or pass a larger Worker(shared_memory_bytes=...)"
         raise SharedMemoryError(f"no room for {nbytes} bytes in shared memory ({held})", remedy=remedy)

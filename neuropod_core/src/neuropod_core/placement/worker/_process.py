@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -18,14 +19,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from neuropod_core.errors import WorkerProtocolError
+from neuropod_core.errors import WorkerProtocolError, shown
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._bells import IN, Bell, new_poll
 from neuropod_core.placement.worker._recipe import Home
 from neuropod_core.placement.worker._spin import registered
 
+_SEND_TIMEOUT_S = 5
 _LAST_LINES = 10
 _LONGEST_LINE = 4096
+_LONGEST_SHOWN = 400  # In an error, which has ten of them.
 _KEPT_FROM_WORKERS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 _BOOT = """
@@ -68,6 +71,8 @@ class Process:
         self.name, self.wake = name, wake
         self._scratch = tempfile.mkdtemp(prefix="neuropod-") if home.caged else None
         self.link, theirs = socket.socketpair()
+        # Whoever does not listen is waited for, but not for ever.
+        self.link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
         self.inbox = _frames.Inbox(self.link)
         self._tail: deque[str] = deque(maxlen=_LAST_LINES)
         self._partial: dict[int, bytes] = {}
@@ -97,7 +102,8 @@ class Process:
             threading.Thread(target=registered(self._await_end), name=f"neuropod-{name}-end", daemon=True).start()
         for stream in self._streams:
             os.set_blocking(stream.fileno(), False)
-        _frames.send(self.link, self._first_message(home, settings))
+        with suppress(OSError):  # Gone already: whoever expects it to say something will see how it ended.
+            _frames.send(self.link, self._first_message(home, settings))
 
     def watch(self, also: Sequence[int] = (), timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Wait until something happens here, or on the descriptors `also`; give what the worker said.
@@ -132,7 +138,7 @@ class Process:
             for message in self.watch(timeout_s=until - time.monotonic()):
                 if key in message or "error" in message:
                     return message
-                raise WorkerProtocolError(f"expected {key!r}, got {sorted(message)}")
+                raise WorkerProtocolError(f"expected {key!r}, got {shown(message)}")
         return None
 
     @property
@@ -170,8 +176,10 @@ class Process:
         """Let it end by itself, kill it if it does not, and close what belongs to it."""
         with suppress(OSError):
             self.link.shutdown(socket.SHUT_RDWR)
+        if not grace_s:
+            self.kill()
         try:
-            self._popen.wait(grace_s)
+            self._popen.wait(grace_s or None)
         except subprocess.TimeoutExpired:
             _logger.warning("%s: the worker did not end within %g s and was killed", self.name, grace_s)
         self.kill()
@@ -249,7 +257,7 @@ class Process:
         for raw in lines:
             line = raw[:_LONGEST_LINE].decode("utf-8", "replace").rstrip()
             if stream is self._popen.stderr and line:
-                self._tail.append(line)
+                self._tail.append(line if len(line) <= _LONGEST_SHOWN else f"{line[: _LONGEST_SHOWN - 3]}...")
             _logger.info("%s: %s", self.name, line)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neuropod_core.backend import Executor, Tensors
-from neuropod_core.errors import InferenceError, TensorMismatchError
+from neuropod_core.errors import InferenceError, TensorMismatchError, shown
 from neuropod_core.problem import Problem
 from neuropod_core.tensors import as_array, as_text, describe, dtype_of
 
@@ -29,11 +29,19 @@ class Served:
         self._notations = {spec.name: spec.notation for spec in problem.outputs}
         self.traces = logger.isEnabledFor(logging.DEBUG)
 
-    def shippable(self, results: object) -> Tensors:
-        """Give results as arrays that can travel; what an executor must not return is said as the checks say it."""
+    def shippable(self, results: object, most: int) -> Tensors:
+        """Give results as arrays that can travel, at most so many; what must not be is said as the checks say it."""
         if not isinstance(results, Mapping):
             raise TensorMismatchError("outputs", "tensors by name", describe(results))
+        if len(results) > most:
+            self._refuse(results)
         return {name: self._array(name, value) for name, value in results.items()}
+
+    def _refuse(self, results: Mapping[Any, object]) -> None:
+        """Say of results that are more than can travel what the checks say of one that the problem lacks."""
+        name = next(name for name in results if name not in self._notations)
+        expected = f"one of the outputs ({', '.join(self._notations)})"
+        raise TensorMismatchError(f"outputs.{name}", expected, shown(name), "leave it out or rename it")
 
     def unforeseen(self, error: Exception) -> InferenceError:
         """Say an error that is no `NeuropodError` as `Neuropod.infer` says it in process."""

@@ -23,6 +23,7 @@ from neuropod_core.placement.worker._packets import (
 )
 from neuropod_core.placement.worker._served import Desk, End, Served, logger
 from neuropod_core.placement.worker._travel import facts_of
+from neuropod_core.problem import MOST_TENSORS
 
 
 class SocketEnd(End):
@@ -75,7 +76,7 @@ class SocketDesk(Desk):
         started = time.perf_counter()
         try:
             given = self._served.executor.infer(call.tensors, call.message["outputs"])
-            return outgoing(RESULTS, call.call, self._served.shippable(given), self._introduction)
+            return outgoing(RESULTS, call.call, self._served.shippable(given, MOST_TENSORS), self._introduction)
         except NeuropodError as error:
             return self._said(call, error)
         except Exception as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process

@@ -16,10 +16,10 @@ from contextlib import suppress
 from typing import Any
 
 from neuropod_core.backend import Names, Tensors
-from neuropod_core.errors import DeadlineError, NeuropodError, WorkerProtocolError
+from neuropod_core.errors import NeuropodError, WorkerProtocolError
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._bells import IN, OUT, new_poll
-from neuropod_core.placement.worker._connection import Connection, Line, Transport
+from neuropod_core.placement.worker._connection import Connection, Line, OverdueError, Transport
 from neuropod_core.placement.worker._layouts import plain
 from neuropod_core.placement.worker._packets import (
     CALL,
@@ -249,13 +249,13 @@ class SocketLine(Line):
             return
         left_ms = (deadline - time.monotonic()) * 1000
         if left_ms <= 0:
-            raise DeadlineError(0, "its answer was waited for")
+            raise OverdueError(0, "its answer was waited for")
         self._polls[events].poll(left_ms)
 
     async def _until(self, events: int, deadline: float | None) -> None:
         left_s = None if deadline is None else deadline - time.monotonic()
         if left_s is not None and left_s <= 0:
-            raise DeadlineError(0, "its answer was waited for")
+            raise OverdueError(0, "its answer was waited for")
         loop, ready = asyncio.get_running_loop(), asyncio.Event()
         add, remove = (loop.add_reader, loop.remove_reader) if events == IN else (loop.add_writer, loop.remove_writer)
         descriptor = self._ours.fileno()

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from neuropod_core.errors import (
@@ -14,6 +15,7 @@ from neuropod_core.errors import (
     WorkerDiedError,
     WorkerProtocolError,
     WorkerStartError,
+    shown,
 )
 from neuropod_core.placement.worker import _frames, _spin
 from neuropod_core.placement.worker._bells import new_bell
@@ -134,7 +136,10 @@ class Supervisor:
     def _run(self) -> None:
         try:
             while not self._closing.is_set() and self.failure is None:
-                self._one_life()
+                try:
+                    self._one_life()
+                finally:
+                    self._stop_process()
         except BaseException as error:  # Whatever it is, callers must not wait for ever.
             _logger.exception("%s: its supervisor failed", self._recipe.name)
             self._give_up(WorkerStartError(f"the supervisor failed: {type(error).__name__}: {error}"))
@@ -150,17 +155,20 @@ class Supervisor:
             self._count_fault(refusal)
             return
         if connection is None:
-            self._stop_process()
             return
         self._publish(connection)
         error = self._watched(connection)
         self._publish(None)
+        if not self._closing.is_set() and self.process is not None:
+            self.process.kill()  # Before its callers are told: it must not write to what they give back.
+            self.process.how_it_ended()
         connection.fail(error)
+        served = connection.answered > 0 or time.monotonic() - self._born > _HEALTHY_S
         self._past.add(connection)
         self._stop_process()
         connection.close()
         if not self._closing.is_set():
-            self._count_fault(error, lived_s=time.monotonic() - self._born)
+            self._count_fault(error, served=served)
 
     def _started(self) -> Connection | None:
         recipe, until = self._recipe, time.monotonic() + self._limits.start_timeout_s
@@ -168,9 +176,9 @@ class Supervisor:
             self.process = process = Process(recipe.name, recipe.home, recipe.variables, recipe.settings, self._bell)
         except OSError as error:
             raise WorkerStartError(f"{recipe.home.python or sys.executable} cannot be started: {error}") from error
-        self._told("hello", until)
+        _check_version(self._told("hello", until)["hello"])
         self._say(process, recipe.order)
-        self.ready = self._told("ready", until)["ready"]
+        self.ready = _checked_facts(self._told("ready", until)["ready"])
         self._born = time.monotonic()
         slots = self._limits.slots or (2 if self.ready.get("serial") else 4)
         try:
@@ -223,7 +231,7 @@ class Supervisor:
             connection.reclaim()
             if said:
                 process.kill("it spoke when nobody asked")
-                return WorkerProtocolError(f"a worker says nothing on its own, this one said {sorted(said[0])}")
+                return WorkerProtocolError(f"a worker says nothing on its own, this one said {shown(said[0])}")
             if self._is_worn(process, connection):
                 return self._retired(connection)
         return ModelClosedError("the model was closed", remedy="load it again")
@@ -249,7 +257,7 @@ class Supervisor:
 
     def _is_worn(self, process: Process, connection: Connection) -> bool:
         calls, size = self._limits.after_calls, self._limits.above_bytes
-        if calls is not None and sum(sum(line.times) for line in connection.lines) >= calls:
+        if calls is not None and connection.answered >= calls:
             return True
         return size is not None and process.resident_bytes > size
 
@@ -260,18 +268,20 @@ class Supervisor:
         until = time.monotonic() + _HEALTHY_S
         while connection.gate.lent and time.monotonic() < until and not self._closing.is_set():
             assert self.process is not None  # noqa: S101 - it runs
-            self.process.watch([line.descriptor for line in connection.abandoned], timeout_s=0.02)
+            with suppress(WorkerProtocolError):  # It is on its way out.
+                self.process.watch([line.descriptor for line in connection.abandoned], timeout_s=0.02)
             connection.reclaim()
-            if self.process.ended:
+            if self.process.ended or connection.failure is not None:
                 break
         self._faults -= 1  # This one did nothing wrong.
         return WorkerDiedError(self._recipe.name, "retirement", (), "call again: another worker is started")
 
-    def _count_fault(self, error: NeuropodError, *, lived_s: float = 0.0) -> None:
+    def _count_fault(self, error: NeuropodError, *, served: bool = False) -> None:
         if not self.ready:  # The first one never became ready: that is for the caller to know, now.
             self._give_up(error)
             return
-        self._faults = 1 if lived_s > _HEALTHY_S else self._faults + 1
+        # A worker that answered is no worker that cannot start: one bad call in a while must not end the model.
+        self._faults = 1 if served else self._faults + 1
         if self.ready.get("stateful") or self._faults > self._limits.restarts:
             self._give_up(error)
             return
@@ -293,6 +303,21 @@ class Supervisor:
         process, self.process = self.process, None
         if process is not None:
             process.end(GRACE_S if self._closing.is_set() else 0.0)
+
+
+def _check_version(version: object) -> None:
+    if type(version) is not int or not 1 <= version <= _frames.PROTOCOL:
+        what = f"the worker speaks version {shown(version)} of the protocol, this process 1 to {_frames.PROTOCOL}"
+        raise WorkerStartError(what, remedy="give the worker's environment a neuropod-core that is not newer than here")
+
+
+def _checked_facts(ready: object) -> dict[str, Any]:
+    """Hold what a worker says of its model against what it may say."""
+    facts = ready if isinstance(ready, dict) else {}
+    kinds = {"stateful": bool, "description": dict, "serial": bool}
+    if not all(isinstance(facts.get(name), kind) for name, kind in kinds.items()):
+        raise WorkerProtocolError(f"a worker that is ready says of its model {shown(ready)}")
+    return facts
 
 
 def _wrote(process: Process) -> str:

@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuropod_core.backend import Names, Tensors
-from neuropod_core.errors import DeadlineError
+from neuropod_core.errors import SharedMemoryError
 from neuropod_core.placement.worker._board import FIRST_NAP_MS
+from neuropod_core.placement.worker._connection import OverdueError
 
 if TYPE_CHECKING:
     from neuropod_core.placement.worker._line import SharedMemoryLine
@@ -18,21 +19,36 @@ if TYPE_CHECKING:
 OFF_THE_LOOP_BYTES = 256 << 10
 """Inputs of a task that take more are copied in a thread, so that the loop goes on."""
 
+_NO_WAIT = 0.0
+"""A deadline of long ago: where there is no room, an error says so at once. The loop must not wait for memory."""
+
 T = TypeVar("T")
 
 
 async def carried(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> Tensors:
     """Put a call, ask, wait and take its results."""
-    if sum(getattr(array, "nbytes", 0) for array in inputs.values()) > OFF_THE_LOOP_BYTES:
-        await _in_thread(line.put, inputs, outputs, deadline)
-    else:
-        line.put(inputs, outputs, deadline)
+    await _put(line, inputs, outputs, deadline)
     results = None
     while results is None:
         line.ask(spins=False)
         await _answered(line, deadline)
-        results = line.take(deadline)
+        try:
+            results = line.take(_NO_WAIT)
+        except SharedMemoryError:
+            results = await _in_thread(line.take, deadline)
     return results
+
+
+async def _put(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> None:
+    """Put on the loop what is small and finds room at once."""
+    if sum(getattr(array, "nbytes", 0) for array in inputs.values()) <= OFF_THE_LOOP_BYTES:
+        try:
+            line.put(inputs, outputs, _NO_WAIT)
+        except SharedMemoryError:
+            line.clear()
+        else:
+            return
+    await _in_thread(line.put, inputs, outputs, deadline)
 
 
 async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
@@ -62,7 +78,7 @@ async def _answered(line: SharedMemoryLine, deadline: float | None) -> None:
                 raise line.failure
             left_s = None if deadline is None else deadline - time.monotonic()
             if left_s is not None and left_s <= 0:
-                raise DeadlineError(0, "its answer was waited for")
+                raise OverdueError(0, "its answer was waited for")
             try:
                 await asyncio.wait_for(rung.wait(), min((s for s in (nap_s, left_s) if s is not None), default=None))
             except asyncio.TimeoutError:
