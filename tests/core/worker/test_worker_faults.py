@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from worker_lab import Load, said
+from worker_marks import shared_memory_only
 
 from neuropod_core import (
     DeadlineError,
@@ -37,6 +38,7 @@ def test_results_made_in_place_may_come_with_others(load: Load) -> None:
             assert results["calls"] > 0
 
 
+@shared_memory_only("sockets have no pool")
 def test_a_call_that_found_no_room_gives_nothing_back_that_is_not_its_own(load: Load) -> None:
     model = load(shared_memory_bytes=8 << 20)
     for _ in range(3):
@@ -53,6 +55,7 @@ def test_a_call_that_found_no_room_gives_nothing_back_that_is_not_its_own(load: 
     assert [array.min() for array in mine] == [7, 7]
 
 
+@shared_memory_only("sockets have no pool")
 def test_a_task_that_is_cancelled_while_it_puts_keeps_its_line_until_it_is_through(load: Load) -> None:
     model = load(slots=1, shared_memory_bytes=4 << 20)
     hogs = [model.allocate("x", (LARGE // 2,)) for _ in range(7)]
@@ -74,6 +77,7 @@ def test_a_task_that_is_cancelled_while_it_puts_keeps_its_line_until_it_is_throu
     assert model.infer(said("copy", [3.0]), timeout_s=20)["y"].tolist() == [3.0]
 
 
+@shared_memory_only("sockets have no pool")
 def test_a_call_that_another_worker_takes_over_leaves_no_memory_behind(load: Load) -> None:
     model = load(slots=1, shared_memory_bytes=6 << 20)
 

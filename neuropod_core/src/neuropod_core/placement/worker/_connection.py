@@ -6,6 +6,7 @@ the process takes at a time.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from abc import ABC, abstractmethod
@@ -23,6 +24,10 @@ class OverdueError(DeadlineError):
     """The caller's own deadline has passed: any other `DeadlineError` is what the model raised."""
 
 
+class LeftToThreadError(asyncio.CancelledError):
+    """A task was cancelled while a thread works on its line: the thread gives the line back."""
+
+
 class Line(ABC):
     """Carries one call at a time to the worker and back; lent to one caller at a time.
 
@@ -36,7 +41,11 @@ class Line(ABC):
         Calls that raised, and those that did not by the bits of their nanoseconds.
     used
         Whether a call holds anything that `clear` lets go.
+    leave
+        Gives the line back where its caller cannot: `Connection.settle`.
     """
+
+    leave: Callable[[Line], None]
 
     def __init__(self) -> None:
         self.failure: NeuropodError | None = None
@@ -124,6 +133,8 @@ class Connection(ABC):
         self.failure: NeuropodError | None = None
         self.abandoned: deque[Line] = deque()
         self.lines = list(lines)
+        for line in self.lines:
+            line.leave = self.settle
         self.gate: Gate[Line] = Gate(self.lines[::-1])
 
     @property

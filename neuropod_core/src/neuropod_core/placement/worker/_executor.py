@@ -26,7 +26,7 @@ from neuropod_core.errors import (
     WorkerProtocolError,
     WorkerStartError,
 )
-from neuropod_core.placement.worker._connection import Connection, Line, OverdueError, Transport
+from neuropod_core.placement.worker._connection import Connection, LeftToThreadError, Line, OverdueError, Transport
 from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._stats import stats_of
 from neuropod_core.placement.worker._supervisor import Limits, Supervisor
@@ -103,6 +103,8 @@ class WorkerExecutor(Executor):
         started = perf_counter_ns()
         try:
             results = await line.call_async(inputs, outputs, deadline)
+        except LeftToThreadError:
+            raise
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
             if error is line.failure and line.untouched:
                 connection.settle(line)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.errors import SharedMemoryError
 from neuropod_core.placement.worker._board import FIRST_NAP_MS
-from neuropod_core.placement.worker._connection import OverdueError
+from neuropod_core.placement.worker._connection import LeftToThreadError, OverdueError
 
 if TYPE_CHECKING:
     from neuropod_core.placement.worker._line import SharedMemoryLine
@@ -25,9 +26,39 @@ _NO_WAIT = 0.0
 T = TypeVar("T")
 
 
+class _OffTheLoop:
+    """Steps of one call in a thread, which nobody can interrupt: whoever comes last, thread or task, has the line."""
+
+    def __init__(self, line: SharedMemoryLine) -> None:
+        self._line, self._lock = line, threading.Lock()
+        self._through = self._left = False
+
+    async def run(self, step: Callable[[], T]) -> T:
+        """Take a step; the loop goes on meanwhile."""
+        self._through = False
+        try:
+            return await asyncio.shield(asyncio.to_thread(self._take, step))
+        except asyncio.CancelledError as error:
+            with self._lock:
+                self._left = not self._through
+            if self._left:
+                raise LeftToThreadError from error
+            raise
+
+    def _take(self, step: Callable[[], T]) -> T:
+        try:
+            return step()
+        finally:
+            with self._lock:
+                self._through = True
+            if self._left:
+                self._line.leave(self._line)
+
+
 async def carried(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> Tensors:
-    """Put a call, ask, wait and take its results."""
-    await _put(line, inputs, outputs, deadline)
+    """Put, ask, wait and take; raise `LeftToThreadError` where the line is no longer the task's."""
+    thread = _OffTheLoop(line)
+    await _put(thread, line, inputs, outputs, deadline)
     results = None
     while results is None:
         line.ask(spins=False)
@@ -35,11 +66,13 @@ async def carried(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Na
         try:
             results = line.take(_NO_WAIT)
         except SharedMemoryError:
-            results = await _in_thread(line.take, deadline)
+            results = await thread.run(partial(line.take, deadline))
     return results
 
 
-async def _put(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> None:
+async def _put(
+    thread: _OffTheLoop, line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Names, deadline: float | None
+) -> None:
     """Put on the loop what is small and finds room at once."""
     if sum(getattr(array, "nbytes", 0) for array in inputs.values()) <= OFF_THE_LOOP_BYTES:
         try:
@@ -48,21 +81,7 @@ async def _put(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Names
             line.clear()
         else:
             return
-    await _in_thread(line.put, inputs, outputs, deadline)
-
-
-async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """Run in a thread, and stay until that is done, even if cancelled: it writes where the next call will."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        while not work.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
-        if not work.cancelled():
-            work.exception()  # It is nobody's any more.
-        raise
+    await thread.run(partial(line.put, inputs, outputs, deadline))
 
 
 async def _answered(line: SharedMemoryLine, deadline: float | None) -> None:
