@@ -38,12 +38,14 @@ class _OffTheLoop:
     async def run(self, step: Callable[[], T]) -> T:
         """Take a step; the loop goes on meanwhile."""
         self._through = False
+        taken = asyncio.ensure_future(asyncio.to_thread(self._take, step))
         try:
-            return await asyncio.shield(asyncio.to_thread(self._take, step))
+            return await asyncio.shield(taken)
         except asyncio.CancelledError as error:
             with self._lock:
                 self._left = not self._through
             if self._left:
+                taken.add_done_callback(_heard)
                 raise LeftToThreadError from error
             raise
 
@@ -55,6 +57,12 @@ class _OffTheLoop:
                 self._through = True
             if self._left:
                 self._connection.settle(self._line)
+
+
+def _heard(taken: asyncio.Future[T]) -> None:
+    """Look at how a step ended that nobody waits for: else the loop complains."""
+    if not taken.cancelled():
+        taken.exception()
 
 
 async def carried(
