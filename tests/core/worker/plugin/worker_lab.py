@@ -3,10 +3,12 @@
 import ctypes
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -145,6 +147,21 @@ def _print(lab: Lab, text: str, inputs: Tensors) -> Any:
     return np.zeros(1)
 
 
+def _assault(lab: Lab, how: str, inputs: Tensors) -> Any:
+    """Do to every socket of the process, the parent's ends of which are not ours, what no worker does."""
+    for number in range(3, 64):
+        try:
+            link = socket.socket(fileno=os.dup(number))
+        except OSError:
+            continue
+        with link, suppress(OSError):
+            if how == "shutdown":
+                link.shutdown(socket.SHUT_RDWR)
+            else:
+                link.send(np.random.default_rng(int(how)).bytes(1 << 12), socket.MSG_DONTWAIT)
+    return _x(inputs).copy()
+
+
 def _settings(lab: Lab, name: str, inputs: Tensors) -> Any:
     found: dict[str, Callable[[], float]] = {
         "pid": os.getpid,
@@ -173,6 +190,7 @@ COMMANDS: dict[str, Callable[[Lab, str, Tensors], Any]] = {
     "segfault": _segfault,
     "raise": _raise,
     "write": _write,
+    "assault": _assault,
     "grow": _grow,
     "made": _made,
     "part": _part,

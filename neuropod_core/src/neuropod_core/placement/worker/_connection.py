@@ -1,27 +1,115 @@
-"""A worker process that is ready for calls: its board, its lines, and what happens to them when it dies."""
+"""What the executor and the supervisor know of the way to a worker; how calls travel is the business of a `Transport`.
+
+There is one transport for a model, one `Connection` for each process that serves it, and one `Line` for each call that
+the process takes at a time.
+"""
 
 from __future__ import annotations
 
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, ClassVar
 
-from neuropod_core.errors import NeuropodError, WorkerProtocolError
-from neuropod_core.placement.worker import _frames
-from neuropod_core.placement.worker._board import Doorbell, Shape, Slot
+from neuropod_core.backend import Names, Tensors
+from neuropod_core.errors import DeadlineError, NeuropodError, WorkerProtocolError
 from neuropod_core.placement.worker._gate import Gate
-from neuropod_core.placement.worker._line import Line
-from neuropod_core.placement.worker._memory import Pool, Segment, create_segment
-from neuropod_core.placement.worker._spin import may_spin, own_threads, running_threads
 
 
-class Connection:
-    """The lines to one worker.
+class OverdueError(DeadlineError):
+    """The caller's own deadline has passed: any other `DeadlineError` is what the model raised."""
+
+
+class Line(ABC):
+    """Carries one call at a time to the worker and back; lent to one caller at a time.
 
     Attributes
     ----------
+    failure
+        What befell the worker; None while it lives.
+    call
+        Number of the last call, counted from 1.
+    failed, times
+        Calls that raised, and those that did not by the bits of their nanoseconds.
+    used
+        Whether a call holds anything that `clear` lets go.
+    """
+
+    def __init__(self) -> None:
+        self.failure: NeuropodError | None = None
+        self.call = self.failed = 0
+        self.times = [0] * 64
+        self.used = False
+
+    @abstractmethod
+    def call_through(
+        self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None, *, spins: bool
+    ) -> Tensors:
+        """Have the worker run one call, and wait for its results; `spins` where looking for them is welcome.
+
+        Raises
+        ------
+        OverdueError
+            If there are none in time.
+        NeuropodError
+            What the worker raised; `failure` itself, if it is gone; a `WorkerProtocolError` if what it says cannot be.
+        """
+
+    @abstractmethod
+    async def call_async(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> Tensors:
+        """Do as `call_through` does while the event loop goes on."""
+
+    @property
+    @abstractmethod
+    def untouched(self) -> bool:
+        """Whether the worker has not taken the call: if it is gone, another one may run it."""
+
+    @property
+    @abstractmethod
+    def descriptor(self) -> int:
+        """Readable when there may be something to look at, once `listen` was called."""
+
+    @abstractmethod
+    def listen(self) -> None:
+        """Have `descriptor` become readable when the answer comes, with nobody waiting here."""
+
+    @abstractmethod
+    def silence(self) -> None:
+        """Forget that it became readable."""
+
+    @abstractmethod
+    def rest(self) -> bool:
+        """After a call that did not come to its end: whether the worker is done with it, so that the line is free.
+
+        Raises
+        ------
+        WorkerProtocolError
+            If what the worker says cannot be.
+        """
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Let go of everything that the call used; the worker is done with it."""
+
+    @abstractmethod
+    def fail(self, error: NeuropodError) -> None:
+        """Say to whoever waits here that the worker is gone."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Keep nothing for a next call; its caller may still be about to leave it."""
+
+
+class Connection(ABC):
+    """The lines to one worker: who gets one, and what happens to them when the worker dies.
+
+    Attributes
+    ----------
+    lines
+        All of them.
     gate
         Lends lines to callers.
     abandoned
@@ -30,24 +118,13 @@ class Connection:
         What ended the worker; None while it lives.
     """
 
-    def __init__(self, link: socket.socket, pool: Pool, slots: int, tensors: int, wake: Callable[[], None]) -> None:
-        self._link, self._pool, self._wake = link, pool, wake
-        self._sending, self._known = threading.Lock(), set[int]()
+    def __init__(self, link: socket.socket, lines: Sequence[Line], wake: Callable[[], None]) -> None:
+        self._link, self._wake = link, wake
         self._leaving, self._over = threading.Lock(), False
         self.failure: NeuropodError | None = None
         self.abandoned: deque[Line] = deque()
-        shape = Shape(tensors)
-        self._board = create_segment(0, slots * shape.slot_bytes)
-        rings = [Doorbell() for _ in range(slots)]
-        self.lines = [
-            Line(Slot(self._board, shape, number), pool, ring, self._tell, spins=may_spin())
-            for number, ring in enumerate(rings)
-        ]
-        self._rings, self._others = rings, slots - 1
+        self.lines = list(lines)
         self.gate: Gate[Line] = Gate(self.lines[::-1])
-        bells = [bell.descriptor for line, ring in zip(self.lines, rings, strict=True) for bell in (ring, line.bell)]
-        message = {"serve": {"slots": slots, "tensors": tensors, "nbytes": self._board.nbytes}}
-        _frames.send(link, message, [self._board.descriptor, *bells])
 
     @property
     def load(self) -> int:
@@ -59,9 +136,9 @@ class Connection:
         """How many calls have come to their end."""
         return sum(sum(line.times) for line in self.lines)
 
+    @abstractmethod
     def may_spin(self) -> bool:
         """Whether the call that was just let in is the only one, from the only thread."""
-        return len(self.gate.free) == self._others and running_threads() <= len(own_threads)
 
     def release(self, line: Line) -> None:
         """Take back a line whose call is over."""
@@ -87,7 +164,7 @@ class Connection:
         """Bring back the abandoned lines with which the worker is done."""
         for _ in range(len(self.abandoned)):
             line = self.abandoned.popleft()
-            line.bell.silence()
+            line.silence()
             if self._rests(line):
                 self.release(line)
             else:
@@ -99,13 +176,12 @@ class Connection:
         with self._leaving:
             self._over = True
         for line in self.lines:
-            line.failure = error
-            line.bell.ring()
+            line.fail(error)
         self.gate.close()
         while self.abandoned:
             self.abandoned.popleft().clear()
 
-    def accuse(self, error: WorkerProtocolError) -> None:
+    def accuse(self, error: NeuropodError) -> None:
         """Believe nothing more of a worker that said what no worker says."""
         self.failure = self.failure or error
         with suppress(OSError):
@@ -116,9 +192,8 @@ class Connection:
         """Let go of what belongs to it; callers may still be about to leave their lines."""
         for line in self.lines:
             line.close()
-        self.lines, self._rings = [], []
+        self.lines = []
         self.gate.forget()
-        self._board.close()
 
     def _rests(self, line: Line) -> bool:
         try:
@@ -127,14 +202,42 @@ class Connection:
             self.accuse(error)
             return False
 
-    def _tell(self, segment: Segment) -> None:
-        if segment.number in self._known:
-            return
-        with self._sending, suppress(OSError):  # If the worker is gone, its death says more.
-            for gone in self._known.difference(self._pool.segments):
-                _frames.send(self._link, {"drop": gone})
-                self._known.discard(gone)
-            if segment.number not in self._known:
-                message = {"segment": segment.number, "nbytes": segment.nbytes}
-                _frames.send(self._link, message, [segment.descriptor])
-                self._known.add(segment.number)
+
+class Transport(ABC):
+    """How the calls of one model travel between this process and its workers."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def connect(self, link: socket.socket, slots: int, tensors: int, wake: Callable[[], None]) -> Connection:
+        """Connect to a worker that has loaded the model.
+
+        Parameters
+        ----------
+        link
+            The socket to the worker.
+        slots
+            How many calls it takes at a time.
+        tensors
+            How many tensors the problem has.
+        wake
+            Has the supervisor look around.
+        """
+
+    @abstractmethod
+    def allocate(self, nbytes: int) -> Any:
+        """Give memory that the workers read where it lies; None where any memory does as well.
+
+        Raises
+        ------
+        SharedMemoryError
+            If there is none.
+        """
+
+    @abstractmethod
+    def usage(self) -> dict[str, int]:
+        """Tell how much shared memory there is: ``limit``, ``reserved``, ``used``, and ``held`` by callers."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; arrays that callers hold stay good."""

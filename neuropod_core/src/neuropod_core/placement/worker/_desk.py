@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from neuropod_core.backend import Executor, Tensors
+from neuropod_core.backend import Tensors
 from neuropod_core.errors import (
     InferenceError,
     NeuropodError,
     SharedMemoryError,
-    TensorMismatchError,
-    shown,
 )
+from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import (
     ALONE,
     ANSWERED,
@@ -51,22 +48,18 @@ from neuropod_core.placement.worker._board import (
     TAKEN,
     TRAY_BYTES,
     WORKER_SLEEPS,
-    Doorbell,
     Slot,
 )
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, Place, aligned, decode_text, layout_from_json, layout_of
 from neuropod_core.placement.worker._memory import Segment
+from neuropod_core.placement.worker._served import Desk, Served, logger
 from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._travel import fitting_facts
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
-from neuropod_core.problem import Problem
 from neuropod_core.results import here
-from neuropod_core.tensors import as_array, as_text, describe, dtype_of
 
 _MOST_LAYOUTS = 256
-
-_logger = logging.getLogger("neuropod.worker")
 
 
 class _Request:
@@ -82,24 +75,6 @@ class _Request:
         self.repeats = not any(place.is_text for place in self.layout.places)
         self.spots: list[int] = []
         self.views: Tensors = {}
-
-
-@dataclass(frozen=True)
-class Served:
-    """What all slots of a worker share.
-
-    Parameters
-    ----------
-    executor, problem, platform
-        The model.
-    segment
-        Gives a segment by its number, waiting until the parent has sent it.
-    """
-
-    executor: Executor
-    problem: Problem
-    platform: str
-    segment: Callable[[int], Segment]
 
 
 class GrantedRoom:
@@ -156,7 +131,7 @@ class GrantedRoom:
         return True
 
 
-class Desk:
+class SharedMemoryDesk(Desk):
     """Serves one slot.
 
     Parameters
@@ -165,6 +140,8 @@ class Desk:
         Where calls come in, what wakes this side, and what wakes the parent's.
     served
         What runs.
+    segment
+        Gives a segment by its number, waiting until the parent has sent it.
     """
 
     def __init__(
@@ -174,13 +151,13 @@ class Desk:
         ring: Doorbell,
         served: Served,
         *,
+        segment: Callable[[int], Segment],
         spins: bool,
     ) -> None:
-        self._slot, self._words, self._bell, self._ring = slot, slot.words, bell, ring
-        self._segment, self._executor, self._platform = served.segment, served.executor, served.platform
-        self._notations = {spec.name: spec.notation for spec in served.problem.outputs}
+        self._slot, self._words, self._bell, self._ring, self._segment = slot, slot.words, bell, ring, segment
+        self._served, self._executor = served, served.executor
         self._spin = Spin(allowed=spins)
-        self._traces = _logger.isEnabledFor(logging.DEBUG)
+        self._traces = served.traces
         self._requests: dict[int, _Request] = {}
         self._layouts: dict[Any, int] = {}
         self._last: tuple[int, Tray] | None = None  # With the status that says so.
@@ -203,7 +180,7 @@ class Desk:
             except NeuropodError as error:
                 self._fail(error)
             except Exception as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
-                self._fail(_unforeseen(self._platform, error))
+                self._fail(self._served.unforeseen(error))
             words[ANSWERED] = self._call
             if words[PARENT_SLEEPS] or not SPIN_IS_SAFE:
                 self._ring.ring()
@@ -281,7 +258,7 @@ class Desk:
         started = time.perf_counter()
         status = self._run(request)
         spent_us = (time.perf_counter() - started) * 1e6
-        _logger.debug("slot %d, call %d: ran in %.1f us, status %d", self._slot.number, self._call, spent_us, status)
+        logger.debug("slot %d, call %d: ran in %.1f us, status %d", self._slot.number, self._call, spent_us, status)
         return status
 
     def _introduced(self, number: int) -> _Request:
@@ -327,28 +304,7 @@ class Desk:
     # -- answering
 
     def _shippable(self, results: object) -> Tensors:
-        """Give results as arrays that can travel; what an executor must not return is said as the checks say it."""
-        if not isinstance(results, Mapping):
-            raise TensorMismatchError("outputs", "tensors by name", describe(results))
-        if len(results) > self._slot.shape.located:
-            self._refuse(results)
-        return {name: self._array(name, value) for name, value in results.items()}
-
-    def _refuse(self, results: Mapping[Any, object]) -> None:
-        """Say of results that are more than can travel what the checks say of one that the problem lacks."""
-        name = next(name for name in results if name not in self._notations)
-        expected = f"one of the outputs ({', '.join(self._notations)})"
-        raise TensorMismatchError(f"outputs.{name}", expected, shown(name), "leave it out or rename it")
-
-    def _array(self, name: object, value: object) -> Any:
-        array = as_array(value)
-        if array is not None and array.dtype.kind in "OUST":
-            array = as_text(array)
-        dtype = None if array is None else dtype_of(array)
-        if array is None or dtype is None or array.dtype != dtype.numpy or not isinstance(name, str):
-            notation = self._notations.get(str(name), "a tensor")
-            raise TensorMismatchError(f"outputs.{name}", notation, describe(value))
-        return array
+        return self._served.shippable(results, self._slot.shape.located)
 
     def _hand_over(self, results: Tensors, room: GrantedRoom | None = None) -> int:
         where = self._made_there(results, room)
@@ -440,9 +396,3 @@ class Desk:
     def _lay_down(self, body: bytes) -> None:
         self._slot.result_envelope[: len(body)] = body
         self._words[RESULT_MESSAGE_BYTES] = len(body)
-
-
-def _unforeseen(platform: str, error: Exception) -> InferenceError:
-    said = InferenceError(f"the {platform} backend raised {type(error).__name__}: {error}")
-    said.__cause__ = error
-    return said

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from math import prod
 from time import perf_counter_ns
 from typing import Any
 
@@ -25,13 +26,11 @@ from neuropod_core.errors import (
     WorkerProtocolError,
     WorkerStartError,
 )
-from neuropod_core.placement.worker._connection import Connection
-from neuropod_core.placement.worker._line import Line, OverdueError
-from neuropod_core.placement.worker._memory import Pool
+from neuropod_core.placement.worker._connection import Connection, Line, OverdueError, Transport
 from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._stats import stats_of
 from neuropod_core.placement.worker._supervisor import Limits, Supervisor
-from neuropod_core.placement.worker._tasks import LeftToThreadError, carried, delivered
+from neuropod_core.placement.worker._tasks import delivered
 
 _everyone: weakref.WeakSet[WorkerExecutor] = weakref.WeakSet()
 
@@ -45,21 +44,21 @@ class WorkerExecutor(Executor):
         What to start, one for each replica.
     limits
         When a worker is started anew.
-    pool_bytes
-        The most shared memory, for all replicas together.
+    transport
+        How calls travel.
     kills_late
         Whether a call past its deadline ends the worker that runs it.
     """
 
     thread_safe = True
 
-    def __init__(self, recipes: list[Recipe], limits: Limits, pool_bytes: int, *, kills_late: bool) -> None:
-        self._pool, self._kills_late = Pool(pool_bytes), kills_late
+    def __init__(self, recipes: list[Recipe], limits: Limits, transport: Transport, *, kills_late: bool) -> None:
+        self._transport, self._kills_late = transport, kills_late
         self._changed = threading.Condition()
         self._refusal: NeuropodError | None = None
-        self._supervisors = [Supervisor(recipe, limits, self._pool, self._changed) for recipe in recipes]
+        self._supervisors = [Supervisor(recipe, limits, transport, self._changed) for recipe in recipes]
         self._only: Any = self._supervisors[0] if len(recipes) == 1 else _Several
-        self._ender = weakref.finalize(self, _end, self._supervisors, self._pool, os.getpid())
+        self._ender = weakref.finalize(self, _end, self._supervisors, transport, os.getpid())
         _everyone.add(self)
         try:
             self._wait_for_all()
@@ -103,9 +102,7 @@ class WorkerExecutor(Executor):
         connection, line = await self._line_async(deadline, timeout_s)
         started = perf_counter_ns()
         try:
-            results = await carried(connection, line, inputs, outputs, deadline)
-        except LeftToThreadError:
-            raise
+            results = await line.call_async(inputs, outputs, deadline)
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
             if error is line.failure and line.untouched:
                 connection.settle(line)
@@ -118,21 +115,16 @@ class WorkerExecutor(Executor):
 
     def allocate(self, shape: tuple[int, ...], dtype: DType) -> Array:
         """Give an array that lies where the workers read it."""
-        if dtype is DType.STRING:
+        nbytes = 0 if dtype is DType.STRING else prod(shape) * dtype.itemsize
+        memory = self._transport.allocate(nbytes) if nbytes else None
+        if memory is None:
             return super().allocate(shape, dtype)
-        empty = super().allocate((), dtype)
-        nbytes = int(empty.itemsize)
-        for length in shape:
-            nbytes *= length
-        if not nbytes:
-            return super().allocate(shape, dtype)
-        lease = self._pool.lend(self._pool.allocate(nbytes))
-        array: Array = np.ndarray(shape, dtype.numpy, buffer=lease.owner())
+        array: Array = np.ndarray(shape, dtype.numpy, buffer=memory)
         return array
 
     def stats(self) -> dict[str, Any]:
         """Count what has happened so far."""
-        return stats_of(self._supervisors, self._pool)
+        return stats_of(self._supervisors, self._transport)
 
     def close(self) -> None:
         """End the workers; results that callers hold stay good."""
@@ -266,14 +258,14 @@ def _again(error: BaseException | None) -> NeuropodError:
     return copy
 
 
-def _end(supervisors: list[Supervisor], pool: Pool, process: int) -> None:
+def _end(supervisors: list[Supervisor], transport: Transport, process: int) -> None:
     if os.getpid() != process:
         return
     for supervisor in supervisors:
         supervisor.begin_to_close()
     for supervisor in supervisors:
         supervisor.close()
-    pool.close()
+    transport.close()
 
 
 def _in_child() -> None:

@@ -13,7 +13,8 @@ from weakref import ref
 from numpy import ndarray
 
 from neuropod_core.backend import Names, Tensors
-from neuropod_core.errors import DeadlineError, InferenceError, NeuropodError, WorkerProtocolError
+from neuropod_core.errors import InferenceError, NeuropodError, WorkerProtocolError
+from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import (
     ALONE,
     ANSWERED,
@@ -44,24 +45,21 @@ from neuropod_core.placement.worker._board import (
     TAKEN,
     TRAY_BYTES,
     WORKER_SLEEPS,
-    Doorbell,
     Slot,
 )
+from neuropod_core.placement.worker._connection import Line, OverdueError
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, decode_text, layout_from_json, layout_of, plain
 from neuropod_core.placement.worker._memory import Block, BlockArray, Lease, Pool, Segment, Shelf
 from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
+from neuropod_core.placement.worker._waiting import carried
 
 if TYPE_CHECKING:
     from neuropod_core.backend import Array
 
 _MOST_LAYOUTS = 256
-
-
-class OverdueError(DeadlineError):
-    """The caller's own deadline has passed: any other `DeadlineError` is what the model raised."""
 
 
 class _Request:
@@ -136,7 +134,7 @@ class _Answer:
         return True
 
 
-class Line:
+class SharedMemoryLine(Line):
     """Carries one call at a time to the worker and back.
 
     Parameters
@@ -152,14 +150,10 @@ class Line:
     """
 
     def __init__(self, slot: Slot, pool: Pool, ring: Doorbell, tell: Callable[[Segment], None], *, spins: bool) -> None:
+        super().__init__()
         self.slot, self.bell = slot, Doorbell()
-        self.failure: NeuropodError | None = None
-        self.call = 0
-        self.failed = 0
-        self.times = [0] * 64
         self._words, self._pool, self._ring, self._tell = slot.words, pool, ring, tell
         self._spin = Spin(allowed=spins)
-        self.used = False  # Whether a call holds anything that `clear` lets go.
         self._steady = False  # Whether the words say already what the next call of the same layout says.
         self._request: _Request | None = None
         self._requests: dict[Any, _Request] = {}
@@ -200,6 +194,10 @@ class Line:
         self.put(inputs, outputs, deadline)
         self.ask(spins=spins)
         return self._rest_of_call(deadline, spins=spins)
+
+    async def call_async(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> Tensors:
+        """Put, ask, await and take."""
+        return await carried(self, inputs, outputs, deadline)
 
     def _rest_of_call(self, deadline: float | None, *, spins: bool) -> Tensors:
         self.wait(deadline, spins=spins)
@@ -297,6 +295,15 @@ class Line:
         self._gave_room = True
         return None
 
+    @property
+    def descriptor(self) -> int:
+        """That of the bell."""
+        return self.bell.descriptor
+
+    def silence(self) -> None:
+        """Forget that somebody rang."""
+        self.bell.silence()
+
     def listen(self) -> None:
         """Have the bell rung when the answer comes, with nobody waiting here."""
         self._words[PARENT_SLEEPS] = 1
@@ -349,8 +356,13 @@ class Line:
         if self._grant is not None:
             self._take_back_grant()
 
+    def fail(self, error: NeuropodError) -> None:
+        """Wake whoever waits here."""
+        self.failure = error
+        self.bell.ring()
+
     def close(self) -> None:
-        """Close the doorbell, and give back what is kept for the next call."""
+        """Give back what is kept for the next call."""
         for shelf in (self._shelf, self._results_shelf):
             self._pool.retire(shelf)
 

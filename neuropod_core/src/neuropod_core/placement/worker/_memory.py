@@ -8,7 +8,6 @@ segments, and go back when the last array that lies in them is dropped.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import threading
@@ -20,14 +19,13 @@ from typing import Any
 import numpy as np
 
 from neuropod_core.backend import Array
-from neuropod_core.errors import ModelClosedError, SharedMemoryError, WorkerProtocolError
+from neuropod_core.errors import ModelClosedError, SharedMemoryError
+from neuropod_core.placement.worker._memfd import check_sealed, sealed_file
 
 PAGE_BYTES = 4096
 _LONGEST_NAP_S = 0.02
 SEGMENT_BYTES = 16 << 20
 """The usual size of a segment; a larger tensor gets one of its own."""
-
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_SEAL_SEAL") else 0
 
 
 class SegmentArray(np.ndarray):
@@ -69,14 +67,13 @@ def create_segment(number: int, nbytes: int) -> Segment:
     SharedMemoryError
         If there is not that much memory.
     """
-    nbytes = rounded(nbytes, PAGE_BYTES)
-    descriptor = os.memfd_create("neuropod", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    nbytes, descriptor = rounded(nbytes, PAGE_BYTES), -1
     try:
-        os.posix_fallocate(descriptor, 0, nbytes)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        descriptor = sealed_file(nbytes)
         return Segment(number, descriptor, nbytes)
     except OSError as error:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
         what = f"no shared memory of {nbytes} bytes can be had: {error.strerror or error}"
         raise SharedMemoryError(what, remedy="free memory, or pass smaller tensors") from error
 
@@ -90,15 +87,11 @@ def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
         If it lacks a seal or has another size.
     """
     try:
-        sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
-        size = os.fstat(descriptor).st_size
-    except OSError as error:
+        check_sealed(descriptor, nbytes)
+        return Segment(number, descriptor, nbytes)
+    except BaseException:
         os.close(descriptor)
-        raise WorkerProtocolError(f"what came as shared memory is none: {error.strerror}") from error
-    if sealed & _SEALS != _SEALS or size != nbytes or nbytes <= 0:
-        os.close(descriptor)
-        raise WorkerProtocolError(f"expected {nbytes} bytes of sealed memory, got {size} with seals {sealed:#x}")
-    return Segment(number, descriptor, nbytes)
+        raise
 
 
 def rounded(nbytes: int, to: int) -> int:

@@ -6,7 +6,6 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -19,9 +18,8 @@ from neuropod_core.errors import (
     shown,
 )
 from neuropod_core.placement.worker import _frames, _spin
-from neuropod_core.placement.worker._board import Doorbell
-from neuropod_core.placement.worker._connection import Connection
-from neuropod_core.placement.worker._memory import Pool
+from neuropod_core.placement.worker._bells import new_bell
+from neuropod_core.placement.worker._connection import Connection, Transport
 from neuropod_core.placement.worker._process import Process
 from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._travel import error_from
@@ -77,19 +75,19 @@ class Supervisor:
         How often a worker was started after the first.
     """
 
-    def __init__(self, recipe: Recipe, limits: Limits, pool: Pool, changed: threading.Condition) -> None:
+    def __init__(self, recipe: Recipe, limits: Limits, transport: Transport, changed: threading.Condition) -> None:
         self.connection: Connection | None = None
         self.failure: NeuropodError | None = None
         self.ready: dict[str, Any] = {}
         self.restarts = 0
         self.process: Process | None = None
-        self._recipe, self._limits, self._pool, self._changed = recipe, limits, pool, changed
+        self._recipe, self._limits, self._transport, self._changed = recipe, limits, transport, changed
         self._closing = threading.Event()
-        self._past, self._bell = Tally(), Doorbell()
+        self._past, self._bell = Tally(), new_bell()
         self._faults, self._born = 0, 0.0
         # The kernel ends a worker when the thread that started it ends: so that thread lives as long as the model.
         name = f"neuropod-{recipe.name}"
-        self._thread = threading.Thread(target=_registered(self._run), name=name, daemon=True)
+        self._thread = threading.Thread(target=_spin.registered(self._run), name=name, daemon=True)
         self._thread.start()
 
     def begin_to_close(self) -> None:
@@ -183,7 +181,10 @@ class Supervisor:
         self.ready = _checked_facts(self._told("ready", until)["ready"])
         self._born = time.monotonic()
         slots = self._limits.slots or (2 if self.ready.get("serial") else 4)
-        return Connection(process.link, self._pool, slots, recipe.tensors, self._bell.ring)
+        try:
+            return self._transport.connect(process.link, slots, recipe.tensors, self._bell.ring)
+        except OSError as error:
+            raise self._died("when it was ready") from error
 
     def _say(self, process: Process, order: Any) -> None:
         try:
@@ -221,7 +222,7 @@ class Supervisor:
         while not self._closing.is_set():
             if process.ended or process.inbox.ended or connection.failure is not None:
                 return connection.failure or self._end_of(process)
-            bells = [line.bell.descriptor for line in list(connection.abandoned)]
+            bells = [line.descriptor for line in list(connection.abandoned)]
             try:
                 said = process.watch(bells, self._patience_s(connection))
             except WorkerProtocolError as error:
@@ -268,7 +269,7 @@ class Supervisor:
         while connection.gate.lent and time.monotonic() < until and not self._closing.is_set():
             assert self.process is not None  # noqa: S101 - it runs
             with suppress(WorkerProtocolError):  # It is on its way out.
-                self.process.watch([line.bell.descriptor for line in connection.abandoned], timeout_s=0.02)
+                self.process.watch([line.descriptor for line in connection.abandoned], timeout_s=0.02)
             connection.reclaim()
             if self.process.ended or connection.failure is not None:
                 break
@@ -302,21 +303,6 @@ class Supervisor:
         process, self.process = self.process, None
         if process is not None:
             process.end(GRACE_S if self._closing.is_set() else 0.0)
-
-
-def _registered(run: Callable[[], None]) -> Callable[[], None]:
-    """Count the thread among those that never want the interpreter for themselves."""
-
-    def registered() -> None:
-        me = threading.get_ident()
-        _spin.own_threads.add(me)
-        try:
-            run()
-        finally:
-            with suppress(KeyError):
-                _spin.own_threads.remove(me)
-
-    return registered
 
 
 def _check_version(version: object) -> None:
