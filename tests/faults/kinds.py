@@ -62,7 +62,7 @@ class Stage:
 
     def recovered(self, restarts: int = 0) -> bool:
         """Wait until every replica is ready, after at least so many restarts."""
-        until = time.monotonic() + RECOVERY_S
+        until = time.monotonic() + RECOVERY_S + 4 * self.record.lag.worst_s
         while time.monotonic() < until:
             stats: Any = self.model.stats()
             if stats["restarts"] >= restarts and all(replica["ready"] for replica in stats["replicas"]):

@@ -39,16 +39,17 @@ class Lag:
     """
 
     def __init__(self) -> None:
-        self._recent: deque[float] = deque([0.0], maxlen=200)
+        self._recent: deque[float] = deque([0.0], maxlen=600)
+        self._since = time.monotonic()
         threading.Thread(target=self._measure, daemon=True).start()
 
     @property
     def worst_s(self) -> float:
-        return max(self._recent.copy())
+        return max(time.monotonic() - self._since - 0.05, *self._recent.copy())
 
     def _measure(self) -> None:
         while True:
-            before = time.monotonic()
+            before = self._since = time.monotonic()
             time.sleep(0.05)
             self._recent.append(time.monotonic() - before - 0.05)
 
@@ -83,8 +84,8 @@ class Record:
 class Call:
     """One call with its own ticket, and what its answer has to be."""
 
-    def __init__(self, model: Neuropod, chance: random.Random) -> None:
-        self.ticket, self.timeout_s = next(_tickets), chance.choice((2.0, 3.0, 4.0))
+    def __init__(self, model: Neuropod, chance: random.Random, lag: Lag) -> None:
+        self.ticket, self.timeout_s = next(_tickets), chance.choice((2.0, 3.0, 4.0)) + 2 * lag.worst_s
         self.inputs: Tensors = {"ticket": np.array(self.ticket)}
         self.x, self.words = np.zeros(0), list[str]()
         kind = chance.random()
@@ -197,7 +198,7 @@ class Load:
                 continue
             model = self.model
             assert model is not None
-            call = Call(model, chance)
+            call = Call(model, chance, self.record.lag)
             started = time.monotonic()
             try:
                 results = model.infer(call.inputs, timeout_s=call.timeout_s)
@@ -232,7 +233,7 @@ class Load:
                 continue
             model = self.model
             assert model is not None
-            call = await asyncio.to_thread(Call, model, chance)  # It may wait for memory.
+            call = await asyncio.to_thread(Call, model, chance, self.record.lag)  # It may wait for memory.
             started = time.monotonic()
             running = asyncio.ensure_future(model.infer_async(call.inputs, timeout_s=call.timeout_s))
             try:

@@ -24,7 +24,7 @@ def test_nothing_is_lost_crossed_late_or_leaked() -> None:
 
     print(as_text(report))  # noqa: T201 - for whoever reads the log
     assert not report["complaints"]
-    assert report["faults"] >= 10
+    assert report["faults"] >= 5
     assert report["calls"]["answered"] > 100
 
 
