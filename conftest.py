@@ -39,12 +39,14 @@ def zoo_row() -> Callable[..., None]:
 
     It takes `framework`, `model`, `shows` and `platform`, then the largest `difference` to the framework run by hand,
     or the `reason` why the platform cannot express the model. It writes where ``NEUROPOD_ZOO_REPORT`` names a folder,
-    and nothing elsewhere; ``nox -s zoo`` makes docs/zoo.md of what it wrote.
+    and ``nox -s zoo`` makes docs/zoo.md of what it wrote; elsewhere, a model that docs/zoo.md does not name fails.
     """
 
     def record(*, difference: float | None = None, reason: str = "", **cell: str) -> None:
         assert sorted(cell) == ["framework", "model", "platform", "shows"]
         assert (difference is None) == bool(reason), "a cell agrees or has a reason"
+        named = f"| {cell['framework']} | `{cell['model']}` |" in (ROOT / "docs" / "zoo.md").read_text("utf-8")
+        assert named or "NEUROPOD_ZOO_REPORT" in os.environ, "docs/zoo.md does not name this model; run: nox -s zoo"
         row: dict[str, Any] = {**cell, "verdict": "cannot" if reason else "agrees", "reason": reason}
         row["difference"] = None if difference is None else float(difference)
         if folder := os.environ.get("NEUROPOD_ZOO_REPORT"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -194,6 +195,21 @@ def support(session: nox.Session) -> None:
     if not reports:
         session.error("no reports; run: nox -s tests")
     session.run("python", ".ci/support.py", "README.md", *reports)
+
+
+@nox.session
+def zoo(session: nox.Session) -> None:
+    """Run the model zoo in full, those that compile too, and write the table of docs/zoo.md from what it recorded."""
+    install(session, *GROUPS["models"], *GROUPS["zoo"], *GROUPS["test"], *map(with_extras, DISTRIBUTIONS))
+    rows = Path(session.create_tmp()) / "rows"
+    shutil.rmtree(rows, ignore_errors=True)
+    rows.mkdir()
+    tests = [
+        "tests/flow/zoo",
+        *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("plugins/*/tests/test_zoo.py")),
+    ]
+    session.run("pytest", "-m", "not gpu", *tests, *session.posargs, env={"NEUROPOD_ZOO_REPORT": str(rows)})
+    session.run("python", ".ci/zoo.py", "docs/zoo.md", str(rows))
 
 
 # -------------------------------------------------------------------------------------------------------- for releases

@@ -93,6 +93,8 @@ def run_page(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("NEUROPOD_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # Nor are processes left that compile.
     for variable in ("NEUROPOD_TRUST", "NEUROPOD_BLOCKED_PLUGINS"):
         monkeypatch.delenv(variable, raising=False)
 

@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuropod_core import OptionError, Problem, TensorMismatchError, TensorSpec
-from neuropod_core.checks import _converted, _InputTwin, _OutputTwin, _symbols, _taken, input_check, output_check
+from neuropod_core.checks import (
+    _converted,
+    _InputTwin,
+    _OutputTwin,
+    _symbols,
+    _taken,
+    checked_call,
+    input_check,
+    output_check,
+)
 from neuropod_core.testing import problems, tensors_for
 
 PAIR = Problem.of({"x": "float32[N, 3]", "y": "float32[N, M]"}, {"z": "float32[N, M]", "w": "int64[?]"})
@@ -299,3 +308,57 @@ def test_the_twin_is_not_asked_when_all_fits() -> None:
     with mock.patch.object(_InputTwin, "__call__", side_effect=AssertionError):
         input_check(PAIR)({"x": f32(2, 3), "y": f32(2, 5)})
         input_check(ORIGINAL)({"y": f32(2)})
+
+
+@given(st.data())
+def test_a_call_in_one_function_does_what_its_three_steps_do(data: st.DataObject) -> None:
+    problem = data.draw(problems())
+    sides = [data.draw(st.sampled_from([problem, data.draw(problems())])) for _ in range(2)]
+    inputs, results = data.draw(tensors_for(sides[0].inputs)), data.draw(tensors_for(sides[1].outputs))
+    seen: list[object] = []
+
+    def execute(arrays: Any) -> Any:
+        seen.append({name: id(array) for name, array in arrays.items()})
+        return results
+
+    def in_steps(tensors: Any) -> Any:
+        arrays, sizes = input_check(problem)(tensors)
+        return output_check(problem)(execute(arrays), sizes)
+
+    def outcome(call: Any) -> object:
+        seen.clear()
+        try:
+            return {name: id(array) for name, array in call(inputs).items()}, *seen
+        except TensorMismatchError as error:
+            return str(error), *seen
+
+    assert outcome(checked_call(problem, execute)) == outcome(in_steps)
+
+
+@pytest.mark.parametrize("lists", [False, True], ids=["fitting", "converted"])
+def test_a_call_in_one_function_ties_its_outputs_to_its_inputs(lists: bool) -> None:
+    inputs = OrderedDict(x=f32(2, 3), y=f32(2, 5)) if lists else {"x": f32(2, 3), "y": f32(2, 5)}
+    results = {"z": f32(2, 5), "w": np.zeros(7, np.int64)}
+
+    assert checked_call(PAIR, lambda _: results)(inputs) is results
+    with pytest.raises(TensorMismatchError, match="with N=2, M=5, got float32\\[3, 5\\] - at outputs.z") as raised:
+        checked_call(PAIR, lambda _: {**results, "z": f32(3, 5)})(inputs)
+    assert raised.value.__context__ is None
+
+
+def test_a_call_too_large_to_compile_is_checked_all_the_same() -> None:
+    names = [f"x{place}" for place in range(4000)]
+    inputs = dict.fromkeys(names, np.zeros((2, 3), np.int8))
+    call = checked_call(Problem.of(dict.fromkeys(names, "int8[N, M]"), {"y": "int8[N]"}), lambda _: {"y": wrong})
+    wrong = np.zeros(3, np.int8)
+
+    with pytest.raises(TensorMismatchError, match="with N=2, got int8\\[3\\] - at outputs.y"):
+        call(inputs)
+
+
+def test_an_error_of_what_is_called_is_not_taken_for_a_misfit() -> None:
+    def execute(_: object) -> Any:
+        raise KeyError("of the framework")
+
+    with pytest.raises(KeyError, match="of the framework"):
+        checked_call(PAIR, execute)({"x": f32(2, 3), "y": f32(2, 5)})

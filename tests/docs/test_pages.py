@@ -17,7 +17,7 @@ PAGES = sorted(
 
 
 # Pages that show no code to run.
-PROSE = {"errors.md", "plugins/contract.md"}
+PROSE = {"errors.md", "plugins/contract.md", "zoo.md"}
 
 
 @pytest.mark.parametrize("page", PAGES)

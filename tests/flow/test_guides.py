@@ -14,6 +14,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = ["index.md", "guide/trust.md", *sorted(f"packaging/{path.name}" for path in DOCS.glob("packaging/*.md"))]
 
 
+@pytest.mark.filterwarnings("ignore:.*Please switch to .torch.compile:DeprecationWarning")  # Its compiler uses them.
 @pytest.mark.parametrize("page", PAGES)
 def test_guide_runs_as_written(page: str, run_page: Callable[[str], Any]) -> None:
     assert run_page(page).executed

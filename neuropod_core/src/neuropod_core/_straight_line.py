@@ -17,7 +17,7 @@ from neuropod_core.dtypes import DType
 from neuropod_core.problem import Dim, TensorSpec
 from neuropod_core.tensors import all_text
 
-__all__ = ["compiled"]
+__all__ = ["compiled", "fused"]
 
 _MOST_CHECKS = 4096
 """Types and lengths that are checked by generated code; it takes 0.1 ms for each to compile, so no more of them."""
@@ -49,13 +49,41 @@ def compiled(
     """
     if sum(1 + len(spec.shape) for spec in specs) > _MOST_CHECKS:
         return twin
-    forms = tuple((spec.shape, spec.optional, spec.dtype is DType.STRING) for spec in specs)
-    names: dict[str, Any] = {"ndarray": np.ndarray, "all_text": all_text, "twin": twin, "known": KNOWN}
-    for place, spec in enumerate(specs):
-        names |= {f"name{place}": spec.name, f"dtype{place}": spec.dtype.numpy, f"element{place}": spec.dtype}
-    exec(_code(forms, symbols, after, some, native), names)  # noqa: S102 - the source is made of numbers and of our own words
+    names = {"twin": twin, **_constants(specs)}
+    exec(_code(_forms(specs), symbols, after, some, native), names)  # noqa: S102 - the source is made of numbers and of our own words
     check: Callable[..., Any] = names["check"]
     return check
+
+
+def fused(
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    symbols: tuple[str, ...],
+    twins: tuple[Callable[..., Any], Callable[..., Any]],
+    execute: Callable[[Any], Any],
+) -> Callable[[Any], Any] | None:
+    """Generate ``call(tensors)``: both checks of `compiled` around `execute`, without the calls between them.
+
+    None where there is too much to check for generated code.
+    """
+    if sum(1 + len(spec.shape) for spec in (*inputs, *outputs)) > _MOST_CHECKS:
+        return None
+    names = {"before": twins[0], "twin": twins[1], "execute": execute, **_constants((*inputs, *outputs))}
+    exec(_fused_code(_forms(inputs), _forms(outputs), symbols), names)  # noqa: S102 - as above
+    # Taken out of its own globals, so that it goes, and the executor with it, when the model does.
+    call: Callable[[Any], Any] = names.pop("call")
+    return call
+
+
+def _constants(specs: tuple[TensorSpec, ...]) -> dict[str, Any]:
+    names: dict[str, Any] = {"ndarray": np.ndarray, "all_text": all_text, "known": KNOWN}
+    for place, spec in enumerate(specs):
+        names |= {f"name{place}": spec.name, f"dtype{place}": spec.dtype.numpy, f"element{place}": spec.dtype}
+    return names
+
+
+def _forms(specs: tuple[TensorSpec, ...]) -> tuple[_Form, ...]:
+    return tuple((spec.shape, spec.optional, spec.dtype is DType.STRING) for spec in specs)
 
 
 @lru_cache(maxsize=256)
@@ -86,6 +114,43 @@ def _source(forms: tuple[_Form, ...], symbols: tuple[str, ...], *, after: bool, 
     body = ["try:", *(f"    {line}" for line in lines), "except (KeyError, ValueError, TypeError, AttributeError):"]
     body += ["    pass", f"return twin(tensors{', sizes' if after else ''})"]
     return f"def check(tensors{', sizes' if after else ''}):\n" + "\n".join(f"    {line}" for line in body)
+
+
+@lru_cache(maxsize=256)
+def _fused_code(*key: Any) -> CodeType:
+    return compile(_fused_source(*key), "<call compiled from a problem>", "exec")
+
+
+def _fused_source(inputs: tuple[_Form, ...], outputs: tuple[_Form, ...], symbols: tuple[str, ...]) -> str:
+    # One writer for both sides: what the inputs are sure to bind is compared after the call without another look.
+    writer = _LengthWriter({symbol: f"size{place}" for place, symbol in enumerate(symbols)}, bound=False)
+    sizes = "".join(f"size{place}, " for place in range(len(symbols)))
+    unbound = [f"{sizes.rstrip(', ').replace(', ', ' = ')} = None"] if sizes else []
+    again = [f"    {sizes}= sizes"] if sizes else []
+    before = [*unbound, *_checked(inputs, 0, writer), "fits = True"]
+    after = [*_checked(outputs, len(inputs), writer), "return tensors"]
+    body = [
+        *("try:", *(f"    {line}" for line in before), f"{_MISFIT}", "    fits = False"),
+        *("if not fits:", "    tensors, sizes = before(tensors)", *again),
+        "tensors = execute(tensors)",
+        *("try:", *(f"    {line}" for line in after), f"{_MISFIT}", "    pass"),
+        f"return twin(tensors, ({sizes}))",
+    ]
+    return "def call(tensors):\n" + "\n".join(f"    {line}" for line in body)
+
+
+_MISFIT = "except (KeyError, ValueError, TypeError, AttributeError):"
+
+
+def _checked(forms: tuple[_Form, ...], first: int, writer: _LengthWriter) -> list[str]:
+    """Write what raises for `tensors` that do not fit; the specs are those from number `first`."""
+    optional = sum(form[1] for form in forms)
+    # Looking something up changes a `defaultdict`, so other mappings are not even touched.
+    lines = ["if type(tensors) is not dict:", "    raise TypeError"]
+    lines += [f"count = {len(forms) - optional}"] if optional else []
+    for place, form in enumerate(forms, first):
+        lines += _tensor_source(place, form, writer, native=False)
+    return [*lines, f"if len(tensors) != {'count' if optional else len(forms)}:", "    raise ValueError"]
 
 
 def _tensor_source(place: int, form: _Form, writer: _LengthWriter, *, native: bool) -> list[str]:

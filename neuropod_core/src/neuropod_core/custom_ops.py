@@ -12,7 +12,7 @@ import mmap
 import platform
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "loaded_once",
     "registering",
     "target_of",
+    "targets_of",
     "this_machine",
 ]
 
@@ -71,6 +72,15 @@ def target_of(library: Path) -> str:
     """
     system, machines = systems_and_machines(library)
     return f"{system}-{'+'.join(machines)}" if system else ""
+
+
+def targets_of(libraries: Iterable[Path]) -> dict[str, str]:
+    """Name what each library was built for, by its name; without those that are unknown or cannot be read."""
+    targets: dict[str, str] = {}
+    for library in libraries:
+        with suppress(OSError):
+            targets[library.name] = target_of(library)
+    return {name: target for name, target in targets.items() if target}
 
 
 def for_this_machine(variant: Variant, targets: Mapping[str, str]) -> Variant:

@@ -91,7 +91,10 @@ _SHOWN_CHARACTERS = 80
 
 def shown(value: object) -> str:
     """Give `value` as ``repr`` does, cut to 80 characters: a message never carries a whole tensor or file."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - foreign code, or an int of more digits than Python writes.
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
 
 

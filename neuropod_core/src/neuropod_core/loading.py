@@ -11,7 +11,7 @@ from typing import Any
 
 from neuropod_core import plugins
 from neuropod_core.backend import Backend, Descriptor, LoadOptions
-from neuropod_core.checks import Cast
+from neuropod_core.checks import Casts
 from neuropod_core.custom_ops import for_this_machine
 from neuropod_core.errors import DeviceError, NeuropodError, OptionError, PluginError, SpecError, shown
 from neuropod_core.limits import Limits
@@ -36,7 +36,7 @@ def load_neuropod(
     backend: str | None = None,
     placement: Placement | str = "in_process",
     checks: bool = True,
-    cast: Cast = "no",
+    cast: Casts = "no",
     options: Mapping[str, Any] | None = None,
     limits: Limits | None = None,
     cache_dir: str | Path | None = None,
@@ -65,7 +65,8 @@ def load_neuropod(
         Whether inputs and outputs are held to the problem. Without checks the caller answers for them.
     cast
         Which inputs of another element type are converted: ``"no"``, or by the rules ``"safe"`` or ``"same_kind"`` of
-        `numpy.can_cast`.
+        `numpy.can_cast`, as long as no value is lost; for all inputs, or by name: ``{"image": "same_kind"}``. Where it
+        is asked for, nested lists and plain values are taken too.
     options
         Options of the backend by name; ``neuropod plugins`` and its documentation list them.
     limits

@@ -13,10 +13,11 @@ from neuropod_core import plugins
 from neuropod_core._comparison import compare
 from neuropod_core.backend import Array, Executor, Names, NativeTensors, Tensors
 from neuropod_core.checks import (
-    Cast,
+    Casts,
     InputCheck,
     OutputCheck,
     Sizes,
+    checked_call,
     input_check,
     native_input_check,
     native_output_check,
@@ -64,7 +65,7 @@ class Neuropod:
         *,
         framework_version: str = "",
         checks: bool = True,
-        cast: Cast = "no",
+        cast: Casts = "no",
     ) -> None:
         self.name, self.platform = package.config.name, package.config.platform
         self.problem: Problem = package.config.problem
@@ -74,7 +75,8 @@ class Neuropod:
         self._checks, self._cast = checks, cast
         takes_native = executor.takes_native
         self._check_inputs = input_check(self.problem, cast, takes_native=takes_native) if checks else _unchecked_inputs
-        self._check_outputs = output_check(self.problem) if checks else _unchecked_outputs
+        call = partial(checked_call, self.problem, cast=cast, takes_native=takes_native) if checks else _unchecked_call
+        self._call = call(executor.infer)
         self._check_some = lru_cache(maxsize=64)(partial(_check_of_some, self.problem, output_check, checks=checks))
 
     @property
@@ -159,9 +161,9 @@ class Neuropod:
         try:
             if result != "numpy":
                 return self._infer_native(inputs, outputs, result)
-            arrays, sizes = self._check_inputs(inputs)
             if outputs is None and timeout_s is None:
-                return self._check_outputs(self._executor.infer(arrays), sizes)
+                return self._call(inputs)
+            arrays, sizes = self._check_inputs(inputs)
             names, check = self._asked(outputs)
             return check(self._executor.infer_within(timeout_s, arrays, names), sizes)
         except NeuropodError as error:
@@ -284,6 +286,7 @@ class Neuropod:
         """
         with self._closing:
             executor, self._executor = self._executor, _CLOSED
+            self._call = _closed_call
             executor.close()
 
     def __enter__(self) -> Self:
@@ -312,9 +315,7 @@ class Neuropod:
         return inputs, lru_cache(maxsize=64)(of_some)
 
     def _asked(self, outputs: Names) -> tuple[Names, OutputCheck]:
-        if outputs is None:
-            return None, self._check_outputs
-        names = _names(outputs)
+        names = None if outputs is None else _names(outputs)
         return names, self._check_some(names)
 
     def _unforeseen(self, error: Exception) -> InferenceError:
@@ -340,6 +341,10 @@ class _Closed(Executor):
 _CLOSED = _Closed()
 
 
+def _closed_call(inputs: Mapping[str, Any]) -> Tensors:
+    return _CLOSED.infer(dict(inputs))
+
+
 def _names(outputs: object) -> tuple[str, ...]:
     names = tuple(outputs) if isinstance(outputs, Iterable) and not isinstance(outputs, str) else (None,)
     if not all(isinstance(name, str) for name in names):
@@ -349,6 +354,10 @@ def _names(outputs: object) -> tuple[str, ...]:
 
 def _unchecked_inputs(inputs: Mapping[str, Any]) -> tuple[Tensors, Sizes]:
     return dict(inputs), ()
+
+
+def _unchecked_call(execute: Callable[[Tensors], Tensors]) -> Callable[[Mapping[str, Any]], Tensors]:
+    return lambda inputs: dict(execute(dict(inputs)))
 
 
 def _unchecked_outputs(results: Mapping[str, Any], _: Sizes) -> Tensors:

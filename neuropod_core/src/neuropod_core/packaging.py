@@ -22,7 +22,7 @@ from neuropod_core._containers import open_container
 from neuropod_core.backend import Array
 from neuropod_core.checks import input_check
 from neuropod_core.config import Config, Manifest
-from neuropod_core.custom_ops import target_of
+from neuropod_core.custom_ops import targets_of
 from neuropod_core.errors import NeuropodError, PackageFormatError, PackagingError, shown
 from neuropod_core.limits import Limits
 from neuropod_core.loading import load_neuropod
@@ -155,7 +155,7 @@ def new_package(
             arguments.get("platform_version_semver", "*"),
             tuple(library.name for library in libraries),
             _input_devices(problem, arguments),
-            _targets(libraries),
+            targets_of(libraries),
         )
     )
     with _workplace(target) as work:
@@ -252,30 +252,16 @@ def _libraries(arguments: PackageArguments) -> list[Path]:
     return [Path(library) for library in given]
 
 
-def _targets(libraries: Sequence[Path]) -> dict[str, str]:
-    targets: dict[str, str] = {}
-    for library in libraries:
-        with _reading(library):
-            targets[library.name] = target_of(library)
-    return {name: target for name, target in targets.items() if target}
-
-
-@contextmanager
-def _reading(library: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PackagingError(f"a custom op cannot be read: {error.strerror}", at=str(library)) from error
-
-
 def _copy_custom_ops(folder: Path, libraries: Sequence[Path]) -> None:
     for library in libraries:
         target = folder / "ops" / library.name
         if target.exists():
             raise PackagingError(f"two custom ops are called {library.name!r}")
         target.parent.mkdir(exist_ok=True)
-        with _reading(library):
+        try:
             shutil.copyfile(library, target)
+        except OSError as error:
+            raise PackagingError(f"a custom op cannot be read: {error.strerror}", at=str(library)) from error
 
 
 def _declaration(config: Config) -> bytes:

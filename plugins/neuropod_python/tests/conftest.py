@@ -29,6 +29,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
         entrypoint: str = "main",
         problem: Problem = _PROBLEM,
         lock: str | None = None,
+        pylock: str | None = None,
         data: Mapping[str, bytes] | None = None,
         custom_ops: tuple[Path, ...] = (),
         device: str = "cpu",
@@ -39,7 +40,8 @@ def load(tmp_path: Path) -> Iterator[Load]:
         folder = tmp_path / (name or f"package{len(list(tmp_path.iterdir()))}") / "0"
         _write({f"code/{name}": text.encode() for name, text in files.items()}, folder)
         _write({f"data/{name}": content for name, content in (data or {}).items()}, folder)
-        _write({} if lock is None else {"requirements.lock": lock.encode()}, folder)
+        for file, text in (("requirements.lock", lock), ("pylock.toml", pylock)):
+            _write({} if text is None else {file: text.encode()}, folder)
         declared = {"entrypoint": entrypoint, "entrypoint_package": package, **(config or {})}
         variant = Variant("python", folder, problem, config=declared, custom_ops=custom_ops)
         executor = PythonBackend().load(variant, LoadOptions(device, options))

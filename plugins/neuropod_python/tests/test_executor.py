@@ -176,6 +176,56 @@ def test_one_array_under_two_names_becomes_two(load: Load) -> None:
         assert 7 not in results["z"]
 
 
+_NAMES = ("a", "b", "c")
+_THREE = Problem.of({"x": "float32[N]"}, dict.fromkeys(_NAMES, "float32[N]"))
+
+
+@pytest.mark.parametrize("way", ["held", "held[:]", "held.reshape(2, 2).reshape(4)"], ids=["itself", "view", "reshape"])
+@pytest.mark.parametrize("name", _NAMES)
+def test_one_held_array_among_fresh_ones_is_copied(load: Load, name: str, way: str) -> None:
+    entry = f"""{_HEAD}
+def main(path):
+    held = np.zeros(4, np.float32)
+    def model(x):
+        held[:] = x
+        return {{name: {way} if name == {name!r} else x + 0 for name in "abc"}}
+    return model
+"""
+    executor = load({"entry.py": entry}, problem=_THREE)
+    first = executor.infer({"x": np.zeros(4, np.float32)})
+    executor.infer({"x": np.ones(4, np.float32)})
+
+    assert {key: array.tolist() for key, array in first.items()} == {key: [0, 0, 0, 0] for key in _NAMES}
+
+
+@pytest.mark.parametrize("names", ["ab", "abx", "abcx", ""])
+def test_results_of_other_names_are_handed_on(load: Load, names: str) -> None:
+    entry = f"def main(path):\n    return lambda x: {{name: x + 1 for name in {names!r}}}\n"
+
+    results = load({"entry.py": entry}, problem=_THREE).infer({"x": np.zeros(2, np.float32)})
+
+    assert {name: array.tolist() for name, array in results.items()} == {key: [1, 1] for key in names}
+
+
+def test_private_results_of_several_names_are_not_copied(load: Load) -> None:
+    entry = f"""{_HEAD}
+def main(path):
+    def model(x):
+        results = {{name: x + 1 for name in "abc"}}
+        model.at = [array.ctypes.data for array in results.values()]
+        return results
+    model.at = []
+    where = lambda: {{"at": np.array(model.at)}}
+    return lambda x: where() if x[0] else model(x)
+"""
+    executor = load({"entry.py": entry}, problem=_THREE)
+    results = executor.infer({"x": np.zeros(100, np.float32)})
+
+    assert [array.ctypes.data for array in results.values()] == executor.infer({"x": np.ones(1, np.float32)})[
+        "at"
+    ].tolist()
+
+
 def test_private_results_are_not_copied(load: Load) -> None:
     seen: list[int] = []
     sys.modules["neuropod_test_hook"] = type(sys)("neuropod_test_hook")

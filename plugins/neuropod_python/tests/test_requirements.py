@@ -28,10 +28,9 @@ Load = Callable[..., Executor]
 _ENTRY = {"entry.py": "def main(path):\n    return lambda x: {'y': x}\n"}
 
 
-def _lock(tmp_path: Path, text: str | bytes) -> Path:
-    path = tmp_path / "requirements.lock"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
+def _lock(folder: Path, text: str | bytes) -> Path:
+    (folder / "requirements.lock").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
 
 
 # -- reading
@@ -63,7 +62,7 @@ def test_differences_can_be_waived(load: Load) -> None:
 
 
 def test_no_lock_asks_for_nothing(tmp_path: Path) -> None:
-    check_installed(tmp_path / "requirements.lock")
+    check_installed(tmp_path)
 
 
 def test_markers_and_extras_are_understood() -> None:

@@ -125,7 +125,18 @@ def test_info_knows_that_custom_ops_are_code(write: Write, invoke: Invoke, tmp_p
     shown = document(invoke("info", package, "--json"))
 
     assert shown["custom_ops"] == ["ops.so"]
+    assert shown["custom_op_targets"] == {}
     assert shown["trust"] == {"needed": "code", "why": "it brings native libraries in 0/ops"}
+
+
+def test_info_tells_which_machine_custom_ops_are_for(write: Write, invoke: Invoke, tmp_path: Path) -> None:
+    header = b"\x7fELF\x02\x01\x01" + bytes(9) + (3).to_bytes(2, "little") + (183).to_bytes(2, "little")
+    for name, content in {"arm.so": header, "riddle.so": b"?"}.items():
+        (tmp_path / name).write_bytes(content)
+    package = write(custom_ops=[tmp_path / "arm.so", tmp_path / "riddle.so"])
+
+    assert document(invoke("info", package, "--json"))["custom_op_targets"] == {"arm.so": "linux-aarch64"}
+    assert "custom ops\tarm.so (linux-aarch64), riddle.so\n" in invoke("info", package).stdout
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,9 @@ def test_run_casts_npz_inputs_when_asked(package: Path, invoke: Invoke) -> None:
     np.savez(file, x=np.array([1.0]))
 
     assert invoke("run", package, "--inputs", "-", stdin=file.getvalue()).exit_code == 6
-    assert invoke("run", package, "--inputs", "-", "--cast", "same_kind", stdin=file.getvalue()).exit_code == 0
+    for cast in ("same_kind", "x=same_kind"):
+        assert invoke("run", package, "--inputs", "-", "--cast", cast, stdin=file.getvalue()).exit_code == 0
+    assert invoke("run", package, "--inputs", "-", "--cast", "z=safe", stdin=file.getvalue()).exit_code == 2
 
 
 def test_run_without_checks_gives_the_model_what_comes(package: Path, invoke: Invoke) -> None:
@@ -312,3 +314,20 @@ def test_options_are_read_as_json_where_they_are() -> None:
     read = named_values(context, option, ("a=2", "b=true", "c=text", 'd="2"', "e=x=y"))
 
     assert read == {"a": 2, "b": True, "c": "text", "d": "2", "e": "x=y"}
+
+
+@pytest.mark.parametrize(
+    ("casts", "message"),
+    [
+        (["always"], "'always' is not one of no, safe, same_kind"),
+        (["x=always"], "'always' is not one of"),
+        (["safe", "x=no"], "a rule for all inputs stands alone"),
+        (["safe", "same_kind"], "a rule for all inputs stands alone"),
+    ],
+    ids=str,
+)
+def test_run_names_a_cast_that_cannot_be(casts: list[str], message: str, package: Path, invoke: Invoke) -> None:
+    result = invoke("run", package, "--test-data", *(part for cast in casts for part in ("--cast", cast)))
+
+    assert result.exit_code == 2
+    assert message in result.stderr

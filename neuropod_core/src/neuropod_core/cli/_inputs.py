@@ -20,34 +20,27 @@ import json
 import math
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import click
 import numpy as np
 
+from neuropod_core._lists import Dialect, converted, flattened
 from neuropod_core.backend import Array, Tensors
 from neuropod_core.cli._text import clean
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import TensorMismatchError, shown
 from neuropod_core.limits import Limits
 from neuropod_core.problem import Problem, TensorSpec
-from neuropod_core.tensors import object_array
 
 __all__ = ["from_json", "read_inputs", "read_tensors"]
 
 _LARGEST_JSON_BYTES = 256 << 20
-_MOST_DIMENSIONS = 32
-_LONGEST_FLOAT_BITS = 1024
-_SIGNIFICANT_BITS = {DType.BFLOAT16: 8, DType.FLOAT16: 11, DType.FLOAT32: 24, DType.FLOAT64: 53}
-_CONSTANTS = {"NaN", "Infinity", "-Infinity"}
 _ZIP = b"PK"
 
 _Specs = Mapping[str, TensorSpec]
-_At = Callable[[int], str]
-"""From the place of an item among all to its path: ``inputs.x[1][2]``."""
 
 
 class _Constant(str):
@@ -202,7 +195,7 @@ def _tensor(value: object, spec: TensorSpec, path: str) -> Array:
     shape: tuple[int, ...] | None = None
     if isinstance(value, dict):
         value, shape = _explicit(value, spec, path)
-    items, found = _flattened(value, path)
+    items, found = flattened(value, path, JSON)
     if math.prod(found) == 0:
         found = _completed(found, spec, shape, path)
     if shape is not None and shape != found:
@@ -210,7 +203,7 @@ def _tensor(value: object, spec: TensorSpec, path: str) -> Array:
     if len(found) != len(spec.shape):
         got = f"{len(found)} levels of lists" if found else _named(items[0])
         raise TensorMismatchError(path, f"{spec.notation} ({len(spec.shape)} levels of lists)", got)
-    return _CONVERTERS[spec.dtype](items, spec, partial(_at, path, shape=found)).reshape(found)
+    return converted(items, found, spec, JSON)
 
 
 def _explicit(value: dict[str, Any], spec: TensorSpec, path: str) -> tuple[object, tuple[int, ...] | None]:
@@ -226,21 +219,6 @@ def _explicit(value: dict[str, Any], spec: TensorSpec, path: str) -> tuple[objec
     return value["values"], tuple(shape)
 
 
-def _flattened(value: object, path: str) -> tuple[list[Any], tuple[int, ...]]:
-    """Take nested lists apart, level by level; give the items and the shape."""
-    level, shape = [value], ()  # type: tuple[list[Any], tuple[int, ...]]
-    while level and isinstance(level[0], list):
-        length = len(level[0])
-        for place, item in enumerate(level):
-            if not isinstance(item, list) or len(item) != length:
-                got = f"a list of {len(item)}" if isinstance(item, list) else _named(item)
-                raise TensorMismatchError(_at(path, place, shape), f"a list of {length} like the one before", got)
-        level, shape = [part for item in level for part in item], (*shape, length)
-        if len(shape) > _MOST_DIMENSIONS:
-            raise TensorMismatchError(path, f"at most {_MOST_DIMENSIONS} levels of lists", "more")
-    return level, shape
-
-
 def _completed(found: tuple[int, ...], spec: TensorSpec, shape: tuple[int, ...] | None, path: str) -> tuple[int, ...]:
     """Give an empty tensor the lengths that an empty list cannot say."""
     if shape is not None:
@@ -253,75 +231,6 @@ def _completed(found: tuple[int, ...], spec: TensorSpec, shape: tuple[int, ...] 
     return (*found, *lengths)
 
 
-# -- elements ---------------------------------------------------------------------------------------------------------
-
-
-def _floats(items: list[Any], spec: TensorSpec, at: _At) -> Array:
-    for place, item in enumerate(items):
-        if type(item) is not float:
-            _check_float(item, place, spec, at)
-    wide = np.array([float(item) for item in items], np.float64)
-    with np.errstate(over="ignore"):
-        array = wide.astype(spec.dtype.numpy)
-    beyond = np.flatnonzero(~np.isfinite(array.astype(np.float64)))
-    for place in beyond.tolist():
-        if not isinstance(items[place], str):
-            _refuse(items[place], at(place), spec, f"a number in the range of {spec.dtype}")
-    return array
-
-
-def _check_float(item: object, place: int, spec: TensorSpec, at: _At) -> None:
-    if isinstance(item, str):
-        if item not in _CONSTANTS:
-            _refuse(item, at(place), spec, "a number, or one of 'NaN', 'Infinity', '-Infinity'")
-    elif type(item) is not int:
-        _refuse(item, at(place), spec, "a number")
-    elif (item // (item & -item or 1)).bit_length() > _SIGNIFICANT_BITS[
-        spec.dtype
-    ] or item.bit_length() > _LONGEST_FLOAT_BITS:
-        _refuse(item, at(place), spec, f"an int that {spec.dtype} holds exactly", f"write {item}.0 to have it rounded")
-
-
-def _ints(items: list[Any], spec: TensorSpec, at: _At) -> Array:
-    bounds = np.iinfo(spec.dtype.numpy)
-    least, most = int(bounds.min), int(bounds.max)
-    for place, item in enumerate(items):
-        if type(item) is not int or not least <= item <= most:
-            _refuse(item, at(place), spec, f"an int from {least} to {most}")
-    return np.array(items, spec.dtype.numpy)
-
-
-def _bools(items: list[Any], spec: TensorSpec, at: _At) -> Array:
-    for place, item in enumerate(items):
-        if type(item) is not bool:
-            _refuse(item, at(place), spec, "true or false")
-    return np.array(items, np.bool_)
-
-
-def _texts(items: list[Any], spec: TensorSpec, at: _At) -> Array:
-    for place, item in enumerate(items):
-        if type(item) is not str:
-            _refuse(item, at(place), spec, "a text")
-    return object_array(items, (len(items),))
-
-
-_CONVERTERS: Mapping[DType, Callable[[list[Any], TensorSpec, _At], Array]] = {
-    **dict.fromkeys(DType, _ints),
-    **dict.fromkeys(_SIGNIFICANT_BITS, _floats),
-    DType.BOOL: _bools,
-    DType.STRING: _texts,
-}
-
-
-def _refuse(item: object, at: str, spec: TensorSpec, expected: str, remedy: str = "") -> NoReturn:
-    raise TensorMismatchError(at, f"{expected} ({spec.notation})", _named(item), remedy)
-
-
-def _at(path: str, place: int, shape: tuple[int, ...]) -> str:
-    """Name an item of a level by its indices."""
-    return path + "".join(f"[{index}]" for index in np.unravel_index(place, shape)) if shape else path
-
-
 def _named(item: object) -> str:
     """Show a scalar of JSON as JSON writes it, and say what else it is."""
     if isinstance(item, list | dict):
@@ -331,3 +240,7 @@ def _named(item: object) -> str:
     if isinstance(item, str):
         return f"the text {shown(item)}"
     return {None: "null", True: "true", False: "false"}[item] if item is None or isinstance(item, bool) else shown(item)
+
+
+JSON = Dialect(named=_named, bools="true or false", constants=("NaN", "Infinity", "-Infinity"))
+"""JSON has no NaN and no infinities; programs write them as texts."""

@@ -71,6 +71,7 @@ def _document(package: Package, *, verify: bool) -> dict[str, Any]:
         "problem": _problem(package),
         "trust": backend.pop("trust"),
         "custom_ops": list(config.custom_ops),
+        "custom_op_targets": dict(config.custom_op_targets),
         "input_devices": dict(config.input_devices),
         "test_data": package.test_data_file,
         "backend": backend,
@@ -188,12 +189,17 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, ...]]:
         ("description", problem["description"]),
         ("rules", "" if problem["ties_outputs"] else "every tensor is optional, symbols tie the inputs only"),
         ("trust", trust["needed"] or "unknown", trust["why"]),
-        ("custom ops", ", ".join(document["custom_ops"])),
+        ("custom ops", ", ".join(_custom_ops(document))),
         ("input devices", ", ".join(f"{name} {device}" for name, device in document["input_devices"].items())),
         ("test data", document["test_data"] or "none"),
         ("backend", document["backend"]["status"], _backend_words(document["backend"])),
         ("manifest", document["manifest"]["status"], document["manifest"].get("error", {}).get("message", "")),
     ]
+
+
+def _custom_ops(document: dict[str, Any]) -> list[str]:
+    targets = document["custom_op_targets"]
+    return [f"{name} ({targets[name]})" if name in targets else name for name in document["custom_ops"]]
 
 
 def _backend_words(backend: dict[str, Any]) -> str:

@@ -39,10 +39,11 @@ Examples:
 @load_options
 @click.option(
     "--cast",
-    type=click.Choice(["no", "safe", "same_kind"]),
-    default="no",
-    show_default=True,
-    help="Which inputs of an .npz may have another element type: none, those that lose nothing, those of one kind.",
+    callback=lambda _context, _parameter, given: _casts(given),
+    multiple=True,
+    metavar="[NAME=]RULE",
+    help="Which inputs of an .npz may have another element type: 'no' (the default), 'safe' where nothing is lost, "
+    "'same_kind' within a kind. By name for one input; again for more.",
 )
 @click.option("--no-checks", is_flag=True, help="Do not hold inputs and outputs to the problem.")
 @click.option("--save", metavar="FILE", type=click.Path(path_type=Path), help="Write the outputs to an .npz file.")
@@ -88,6 +89,20 @@ def run(
 
             save_results(results, save)
     output.show(report)
+
+
+_RULES = ("no", "safe", "same_kind")
+
+
+def _casts(given: tuple[str, ...]) -> Any:
+    """Read ``same_kind``, or ``image=same_kind`` any number of times."""
+    named = {name: rule for name, equals, rule in (text.rpartition("=") for text in given) if equals}
+    everywhere = [text for text in given if "=" not in text]
+    if unknown := [rule for rule in (*named.values(), *everywhere) if rule not in _RULES]:
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(_RULES)}", param_hint="--cast")
+    if everywhere and len(given) > 1:
+        raise click.BadParameter("a rule for all inputs stands alone", param_hint="--cast")
+    return everywhere[0] if everywhere else named or "no"
 
 
 def _check_target(save: Path | None) -> None:

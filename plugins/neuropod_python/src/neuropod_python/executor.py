@@ -18,7 +18,14 @@ from neuropod_core.dtypes import DType
 from neuropod_core.errors import InferenceError, ModelClosedError, OutOfDeviceMemoryError
 from neuropod_core.problem import Problem
 from neuropod_core.tensors import as_array, as_text, describe
-from neuropod_python.ownership import are_all_private, is_private_dict, is_private_view
+from neuropod_python.ownership import (
+    WORDS,
+    are_all_private,
+    calibrate,
+    is_private_dict,
+    is_private_view,
+    private_source,
+)
 
 __all__ = ["PythonExecutor", "failure", "place_of"]
 
@@ -69,14 +76,15 @@ class PythonExecutor(Executor):
         description: Mapping[str, object] | None = None,
     ) -> None:
         texts = frozenset(spec.name for spec in problem.outputs if spec.dtype is DType.STRING)
-        self._names: dict[str, Any] = {"model": model, "private": np.array, "texts": texts, "code": code} | _WORDS
-        self._names["lock"] = Lock()
+        self._names: dict[str, Any] = {"private": np.array, "texts": texts, "code": code, "lock": Lock()} | _WORDS
         self._close = close
         self._description = dict(description or {})
         self.stateful = stateful
-        names = [spec.name for spec in problem.inputs]
-        source = _source(names, copies=writes_inputs, queues=not thread_safe)
+        source = _source(problem, copies=writes_inputs, queues=not thread_safe)
         exec(compile(source, "<neuropod_python call>", "exec"), self._names)  # noqa: S102 - identifiers and our own words
+        if _is_written_out(problem):
+            _calibrate(self._names, [spec.name for spec in problem.outputs])
+        self._names["model"] = model
         vars(self)["infer"] = self._names["infer"]  # Spares each call a call.
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
@@ -126,20 +134,42 @@ def infer(inputs, outputs=None):
         raise
     except BaseException as error:  # The code of a package may raise anything, SystemExit too.
         raise failure(error, code) from error
-    if outputs is None and not texts and are_all_private(results):
-        return results
+    {look}
     is_private = is_private_dict(results)  # While nothing but the variable refers to it.
     return taken(results, texts, outputs, is_private=is_private)
 """
+_LOOK = """if outputs is None and not texts and are_all_private(results):
+        return results"""
+_MOST_WRITTEN_OUT = 16
 
 
-def _source(names: list[str], *, copies: bool, queues: bool) -> str:
+def _source(problem: Problem, *, copies: bool, queues: bool) -> str:
     """Write the call of a model; with the keywords written out it takes half the time of one through a dictionary."""
+    names = [spec.name for spec in problem.inputs]
     whole = "model(**{name: private(array) for name, array in inputs.items()})" if copies else "model(**inputs)"
     if all(name.isascii() and name.isidentifier() and not iskeyword(name) for name in names):
         complete = ", ".join(f"{name}={'private' * copies}(inputs[{name!r}])" for name in names)
         whole = f"model({complete}) if len(inputs) == {len(names)} else {whole}"
-    return _CALL.format(queue="with lock: " * queues, call=whole)
+    look = _LOOK
+    if _is_written_out(problem):
+        look = "\n        ".join(["if outputs is None:", *private_source(len(problem.outputs))])
+    return _CALL.format(queue="with lock: " * queues, call=whole, look=look)
+
+
+def _is_written_out(problem: Problem) -> bool:
+    return 0 < len(problem.outputs) <= _MOST_WRITTEN_OUT and not any(
+        spec.optional or spec.dtype is DType.STRING for spec in problem.outputs
+    )
+
+
+def _calibrate(words: dict[str, Any], names: list[str]) -> None:
+    def returned(make: Callable[[], Any]) -> bool:
+        words["model"] = make
+        return words["infer"]({}) is not None
+
+    words |= {f"name{place}": name for place, name in enumerate(names)} | {"taken": lambda *_, **__: None}
+    calibrate(words, names, returned)
+    words["taken"] = _taken
 
 
 def _taken(results: object, texts: frozenset[str], outputs: Names, *, is_private: bool) -> Tensors:
@@ -178,6 +208,7 @@ def _no_tensors(results: object) -> InferenceError:
 
 
 _WORDS: dict[str, Any] = {
+    **WORDS,
     "are_all_private": are_all_private,
     "failure": failure,
     "is_private_dict": is_private_dict,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from neuropod_core.errors import PackagingError, shown
 from neuropod_core.packaging import PackageArguments, new_package
-from neuropod_python.locking import lock_requirements
+from neuropod_python.locking import locks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -50,6 +50,7 @@ def create_python_neuropod(
     code_path_spec: Sequence[CodePath] = (),
     data_paths: Sequence[DataPath] = (),
     requirements: str | None = None,
+    hashes: bool | None = None,
     thread_safe: bool | None = None,
     stateful: bool | None = None,
     writes_inputs: bool | None = None,
@@ -76,6 +77,10 @@ def create_python_neuropod(
     requirements
         What the code needs, in the form of ``requirements.txt``, without options and addresses. Recorded with the exact
         version of every distribution that it brings along, and compared with what is installed when it is loaded.
+    hashes
+        Whether ``pylock.toml`` (PEP 751), with the hash of every file of those versions, is written beside
+        ``requirements.lock``: always, or it is an error; never, and no index is asked; if not stated, where uv
+        finds them.
     thread_safe
         Whether the callable may be called in several threads at once. Calls wait for each other if not stated.
     stateful
@@ -109,14 +114,14 @@ def create_python_neuropod(
     config: dict[str, str | bool] = {"entrypoint": function, "entrypoint_package": module}
     config |= {name: value for name, value in declared.items() if value is not None}
     data = _data_files(data_paths)
-    lock = None if requirements is None else lock_requirements(requirements)
+    lock = {} if requirements is None else locks(requirements, hashes=hashes)
     with new_package("python", neuropod_path=neuropod_path, model_name=model_name, **arguments) as new:
         for folder, files in (("code", code), ("data", data)):
             (new.folder / folder).mkdir()
             for name, source in files.items():
                 _copy(source, new.folder / folder / name)
-        if lock is not None:
-            (new.folder / "requirements.lock").write_text(lock, "utf-8")
+        for name, text in lock.items():
+            (new.folder / name).write_text(text, "utf-8")
         (new.folder / "config.json").write_text(json.dumps(config, indent=4, sort_keys=True), "utf-8")
 
 

@@ -70,7 +70,7 @@ class PythonBackend(Backend):
 
         entry = _Entry.of(variant, options)
         if not options.flag("ignore_requirements"):
-            check_installed(variant.folder / "requirements.lock")
+            check_installed(variant.folder)
         code = PackageCode(variant.artefact("code"), Ops(variant.custom_ops))
         try:
             return _started(variant, options, entry, code)

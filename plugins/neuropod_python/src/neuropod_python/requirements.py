@@ -2,38 +2,72 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from neuropod_core.errors import PackageFormatError, PackageLimitError, RequirementsError, shown
+from neuropod_python.pylock import Lock, parse_pylock, read_bounded
 
-__all__ = ["check_installed", "parse_lock"]
+__all__ = ["LOCK", "PYLOCK", "check_installed", "locked", "parse_lock"]
+
+LOCK, PYLOCK = "requirements.lock", "pylock.toml"
+"""The files of a variant that hold its lock: the original's, and the hashed one."""
 
 _MOST_BYTES = 1 << 20
 _LONGEST_LINE = 256
 _MOST_LINES = 5000
 
 
-def check_installed(lock: Path) -> None:
-    """Compare a lock with what is installed here; without such a file there is nothing to compare.
+def check_installed(folder: Path) -> None:
+    """Compare the lock of a variant with what is installed here; without one there is nothing to compare.
 
     Raises
     ------
     RequirementsError
-        If any distribution is missing or has another version; it names all of them.
+        If any distribution is missing or has another version, or the lock is for other versions of Python; it names all
+        of them.
     PackageFormatError, PackageLimitError
-        If the file is no lock.
+        As `locked`.
     """
-    if not lock.is_file():
+    lock = locked(folder)
+    if lock is None:
         return
-    pins = parse_lock(_bounded_text(lock), at=str(lock))
-    differences = tuple(line for pin in pins.values() if (line := _difference(pin)))
+    differences = tuple(line for line in (_python(lock), *map(_difference, lock.pins.values())) if line)
     if differences:
         remedy = "install the locked versions, or pass ignore_requirements=True if you know that these will do"
-        raise RequirementsError(differences, at=str(lock), remedy=remedy)
+        file = folder / (LOCK if (folder / LOCK).is_file() else PYLOCK)
+        raise RequirementsError(differences, at=str(file), remedy=remedy)
+
+
+def locked(folder: Path) -> Lock | None:
+    """Read the lock of a variant from ``requirements.lock``, ``pylock.toml``, or both; None if it has neither.
+
+    Raises
+    ------
+    PackageFormatError, PackageLimitError
+        If one of them is no lock, or they do not pin the same.
+    """
+    plain, hashed = folder / LOCK, folder / PYLOCK
+    pins = parse_lock(read_bounded(plain, "requirements lock", _MOST_BYTES), at=str(plain)) if plain.is_file() else None
+    lock = parse_pylock(read_bounded(hashed, "hashed lock"), at=str(hashed)) if hashed.is_file() else None
+    if pins is None or lock is None:
+        return lock if pins is None else Lock(pins, SpecifierSet())
+    _check_agreement(pins, lock.pins, at=str(folder))
+    return lock
+
+
+def _check_agreement(pins: Mapping[str, Requirement], others: Mapping[str, Requirement], at: str) -> None:
+    for name in sorted({*pins, *others}):
+        one, other = (lock[name].specifier if name in lock else None for lock in (pins, others))
+        if one != other:
+            what = f"{name} is locked to {one or 'no version'} and to {other or 'no version'}"
+            raise PackageFormatError(f"{LOCK} and {PYLOCK} differ: {what}", at=at)
 
 
 def parse_lock(text: str, at: str = "") -> dict[str, Requirement]:
@@ -62,16 +96,6 @@ def parse_lock(text: str, at: str = "") -> dict[str, Requirement]:
     return pins
 
 
-def _bounded_text(lock: Path) -> str:
-    size = lock.stat().st_size
-    if size > _MOST_BYTES:
-        raise PackageLimitError("bytes of a requirements lock", _MOST_BYTES, size, at=str(lock))
-    try:
-        return lock.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise PackageFormatError(f"the requirements lock is not UTF-8: {error.reason}", at=str(lock)) from error
-
-
 def _pin(line: str, at: str) -> Requirement | None:
     text = line.partition("#")[0].strip()
     if not text:
@@ -88,6 +112,12 @@ def _pin(line: str, at: str) -> Requirement | None:
 def _is_exact(pin: Requirement) -> bool:
     specifiers = list(pin.specifier)
     return len(specifiers) == 1 and specifiers[0].operator == "==" and not specifiers[0].version.endswith(".*")
+
+
+def _python(lock: Lock) -> str:
+    here = platform.python_version()
+    fits = lock.requires_python.contains(here, prereleases=True)
+    return "" if fits else f"python {lock.requires_python} (this is {here})"
 
 
 def _difference(pin: Requirement) -> str:

@@ -33,6 +33,7 @@ class GeneralCall:
         self._forward = program.forward
         self._takes_dict = bool(program.signature.dict_type)
         self._needed = () if self._takes_dict else program.signature.needed
+        self._known = {spec.name for spec in problem.inputs} if self._takes_dict else set(program.signature.arguments)
         self._left_out = {} if self._takes_dict else dict.fromkeys(program.signature.nullable)
         self._converters = converters
         self._outputs = [spec.name for spec in problem.outputs]
@@ -49,6 +50,9 @@ class GeneralCall:
             if name not in inputs:
                 what = "the model needs this input, and the call leaves it out"
                 raise InferenceError(what, f"inputs.{name}", "pass it, or give the argument a default of None")
+        for name in inputs.keys() - self._known:
+            what = "the model does not take this input, though its problem has it"
+            raise InferenceError(what, f"inputs.{name}", "leave it out")
         return self._left_out | {
             name: convert(inputs[name]) for name, convert in self._converters.items() if name in inputs
         }

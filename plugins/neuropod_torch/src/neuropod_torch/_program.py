@@ -66,7 +66,8 @@ def prepared(module: Any, problem: Problem, *, freeze: bool) -> Program:
 
 def _is_added(module: Any, signature: Signature, problem: Problem) -> bool:
     """Add the method; a signature that cannot be written down so (it names classes, say) is called as it is."""
-    if hasattr(module, METHOD) or not all(spec.name.isascii() for spec in problem.inputs):
+    is_taken = all(signature.dict_type or spec.name in signature.arguments for spec in problem.inputs)
+    if hasattr(module, METHOD) or not is_taken or not all(spec.name.isascii() for spec in problem.inputs):
         return False
     try:
         module.define(method_source(signature, problem))

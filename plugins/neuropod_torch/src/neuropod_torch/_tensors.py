@@ -11,11 +11,26 @@ import torch
 from neuropod_core.backend import Array
 from neuropod_core.errors import InferenceError
 
-__all__ = ["Converter", "copied", "lent", "owned", "texts"]
+__all__ = [
+    "Converter",
+    "converter",
+    "copied",
+    "lent",
+    "native_tensor",
+    "owned",
+    "owned_array",
+    "owned_tensor",
+    "storage_uses",
+    "texts",
+]
 
 Converter = Callable[[Array], torch.Tensor | list[str]]
 """What makes of an array what a module takes."""
 
+storage_uses: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)  # noqa: SLF001 - see `is_own`
+"""How many tensors refer to a storage; None where this torch does not tell."""
+
+_ALONE = 2  # The tensor, and the storage object that was made to ask.
 _SMALL_BYTES = 16384  # Copying less is quicker than arranging an alias.
 
 
@@ -37,6 +52,31 @@ def copied(array: Array) -> torch.Tensor:
     return torch.from_numpy(array.copy())
 
 
+def converter(device: torch.device, *, copies: bool, contiguous: bool = False) -> Callable[[Any], torch.Tensor]:
+    """Give the function that makes of an array, or of any tensor with ``__dlpack__``, a tensor on `device`.
+
+    With `copies` it may be written, and nothing of the caller's changes. With `contiguous` its elements lie in the
+    order of its dimensions.
+    """
+
+    def convert(value: Any) -> torch.Tensor:
+        if isinstance(value, np.ndarray):
+            array = np.require(value, requirements="C") if contiguous else value
+            return copied(array) if copies and device.type == "cpu" else lent(array).to(device)
+        given = native_tensor(value)
+        there = given.to(device)
+        there = there.contiguous() if contiguous else there
+        return there.clone() if copies and there is given else there
+
+    return convert
+
+
+def native_tensor(value: Any) -> torch.Tensor:
+    """Give a tensor over the memory of a tensor of any framework."""
+    tensor = value if isinstance(value, torch.Tensor) else torch.from_dlpack(value)
+    return tensor.detach() if tensor.requires_grad else tensor
+
+
 def texts(array: Array) -> list[str]:
     """Give the texts of a one-dimensional array, which is how TorchScript has strings."""
     if array.ndim != 1:
@@ -56,6 +96,52 @@ def owned(value: object, name: str) -> Array:
     raise InferenceError(
         f"the model returned {_kind(value)}, no tensor", at=f"outputs.{name}", remedy="return a Tensor or List[str]"
     )
+
+
+def owned_array(tensor: torch.Tensor, others: tuple[torch.Tensor, ...] = ()) -> Array:
+    """Give the values of a result as the caller's: over its own memory where nothing else refers to that.
+
+    `others` are the inputs of the call and its earlier results.
+    """
+    if not isinstance(tensor, torch.Tensor) or not is_own(tensor, others):
+        return owned(tensor, "")
+    if tensor.dtype == torch.bfloat16:
+        import ml_dtypes
+
+        brain: Array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return brain
+    array: Array = tensor.numpy()
+    return array
+
+
+def owned_tensor(tensor: torch.Tensor, others: tuple[torch.Tensor, ...] = ()) -> torch.Tensor:
+    """Give a result as the caller's, where it is: itself where nothing else refers to its memory."""
+    if not isinstance(tensor, torch.Tensor):
+        raise InferenceError(f"the model returned {_kind(tensor)}, no tensor", remedy="return a Tensor")
+    return tensor if is_own(tensor, others) else tensor.detach().clone()
+
+
+def is_own(tensor: torch.Tensor, others: tuple[torch.Tensor, ...]) -> bool:
+    """Tell whether nothing but `tensor` refers to its memory, and no two of its elements share a place.
+
+    An input that is handed back is the same object; a view of anything alive shares a storage.
+    """
+    if storage_uses is None or tensor.layout != torch.strided or tensor.is_quantized or tensor.requires_grad:
+        return False
+    alone = tensor._use_count() == 1 and storage_uses(tensor.untyped_storage()._cdata) == _ALONE  # noqa: SLF001 - as above
+    return bool(alone and not any(tensor is other for other in others) and is_dense(tensor) and not tensor.is_neg())
+
+
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Tell whether the elements fill their memory in some order of the dimensions: each once."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length != 1 and stride != expected:
+            return False
+        expected *= length
+    return True
 
 
 def _owned_tensor(tensor: torch.Tensor, name: str) -> Array:

@@ -1,25 +1,34 @@
-"""The plugin object that the entry point names: which platform is served, and by what. Imports no torch."""
+"""The plugin object that the entry point names: which platforms are served, and by what. Imports no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from neuropod_core.backend import Backend, Descriptor, Executor, LoadOptions
+from neuropod_core.dtypes import DType
 from neuropod_core.hookspecs import hookimpl
 from neuropod_core.trust import Trust
 from neuropod_core.variants import Variant
 
-__all__ = ["TorchScriptBackend", "neuropod_backend", "neuropod_contract"]
+__all__ = ["TorchAotiBackend", "TorchExportBackend", "TorchScriptBackend", "neuropod_backend", "neuropod_contract"]
 
-neuropod_contract = (1, 0)
+neuropod_contract = (1, 1)
 """The contract that this plugin was written for."""
 
-_OPTIONS = {
-    "freeze": "whether constants are folded into the graph of a model without state (default true); "
-    "nothing that changes numbers is optimised",
+_THREADS = {
     "intra_op_threads": "threads within one operator, for the whole process, as torch.set_num_threads sets them",
     "inter_op_threads": "threads across operators, for the whole process; settable once, before torch runs in parallel",
 }
+_OPTIONS = {
+    "freeze": "whether constants are folded into the graph of a model without state (default true); "
+    "nothing that changes numbers is optimised",
+    **_THREADS,
+}
+
+
+_NUMBERS = frozenset(DType) - {DType.STRING}
+_PACKAGERS = "neuropod_torch.export_packagers"
 
 
 class TorchScriptBackend(Backend):
@@ -46,8 +55,56 @@ class TorchScriptBackend(Backend):
         return load(variant, options)
 
 
+class TorchExportBackend(Backend):
+    """Opens exported programs: ``0/data/model.pt2``."""
+
+    descriptor = Descriptor(
+        platform="torch_export",
+        trust=Trust.CODE,
+        framework=("torch",),
+        framework_versions=">=2.4",
+        install="pip install neuropod-torch",
+        dtypes=_NUMBERS,
+        devices=("cpu", "cuda"),
+        options=MappingProxyType(_THREADS),
+        packagers=MappingProxyType({"create_torch_export_neuropod": f"{_PACKAGERS}:create_torch_export_neuropod"}),
+    )
+
+    def load(self, variant: Variant, options: LoadOptions) -> Executor:
+        """Open ``data/model.pt2`` and move it to the device asked for; see `Backend.load`."""
+        from neuropod_torch.export import load
+
+        return load(variant, options)
+
+
+class TorchAotiBackend(Backend):
+    """Opens packages that AOTInductor compiled: ``0/data/model.pt2``."""
+
+    descriptor = Descriptor(
+        platform="torch_aoti",
+        trust=Trust.CODE,
+        framework=("torch",),
+        framework_versions=">=2.6",
+        install="pip install neuropod-torch",
+        dtypes=_NUMBERS,
+        devices=("cpu", "cuda"),
+        options=MappingProxyType(_THREADS),
+        packagers=MappingProxyType({"create_torch_aoti_neuropod": f"{_PACKAGERS}:create_torch_aoti_neuropod"}),
+    )
+
+    def load(self, variant: Variant, options: LoadOptions) -> Executor:
+        """Open ``data/model.pt2`` where it was compiled for this host and the device asked for; see `Backend.load`."""
+        from neuropod_torch.aoti import load
+
+        return load(variant, options)
+
+
+_BACKENDS: Mapping[str, type[Backend]] = {
+    kind.descriptor.platform: kind for kind in (TorchScriptBackend, TorchExportBackend, TorchAotiBackend)
+}
+
+
 @hookimpl
 def neuropod_backend(platform: str) -> Backend:
     """Give the backend for `platform`."""
-    del platform  # The entry point names one only.
-    return TorchScriptBackend()
+    return _BACKENDS[platform]()

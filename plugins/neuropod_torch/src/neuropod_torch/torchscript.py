@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from neuropod_torch._errors import inference_error, load_error
 from neuropod_torch._general import GeneralCall
 from neuropod_torch._program import Program, prepared
 from neuropod_torch._quiet import quiet_jit
+from neuropod_torch._rewrap import rewrapped
 from neuropod_torch._tensors import Converter, copied, lent, texts
 
 __all__ = ["TorchScriptExecutor", "load"]
@@ -32,12 +34,22 @@ def load(variant: Variant, options: LoadOptions) -> TorchScriptExecutor:
     set_threads(options)
     load_custom_ops(variant.custom_ops)
     try:
-        with quiet_jit():
-            module = torch.jit.load(path, map_location=device)
+        module = _opened(path, device)
         program = prepared(module.eval(), variant.problem, freeze=freeze)
     except Exception as error:
         raise load_error(error, f"{variant.folder.name}/data/model.pt") from error
     return TorchScriptExecutor(program, variant.problem, device, variant.input_devices)
+
+
+def _opened(path: Path, device: torch.device) -> Any:
+    """Open an archive; one that torch before 1.4 wrote is put into today's form first."""
+    with quiet_jit():
+        try:
+            return torch.jit.load(path, map_location=device)
+        except RuntimeError as error:
+            if "Legacy model format" not in str(error):
+                raise
+        return torch.jit.load(rewrapped(path), map_location=device)
 
 
 class TorchScriptExecutor(Executor):
