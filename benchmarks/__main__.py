@@ -17,7 +17,7 @@ from pathlib import Path
 from report import Row, as_json, as_text, from_json
 from timing import Effort
 
-SUITES = ("core", "torchscript", "tensorflow", "onnx", "python", "loading", "imports")
+SUITES = ("core", "torchscript", "tensorflow", "onnx", "python", "worker", "loading", "imports")
 
 
 def main() -> int:

@@ -106,6 +106,14 @@ class GrantedRoom:
         self.made.append((array, start))
         return array
 
+    def has_made(self, array: Any) -> bool:
+        """Whether this very array was made here."""
+        return any(made is array for made, _ in self.made)
+
+    def holds_any_of(self, array: Any) -> bool:
+        """Whether an array may lie here, whoever made it: a view of one that was made here does."""
+        return bool(self._end) and np.may_share_memory(array, self.memory)
+
     def offset_of(self, array: Any) -> int | None:
         """Tell where an array lies that was made here; once, since no two results share their memory."""
         for number, (made, offset) in enumerate(self.made):
@@ -317,6 +325,8 @@ class Desk:
 
     def _hand_over(self, results: Tensors, room: GrantedRoom | None = None) -> int:
         where = self._made_there(results, room)
+        if not where and room is not None:  # What is written to the room must not be read from it.
+            results = {name: array.copy() if room.holds_any_of(array) else array for name, array in results.items()}
         key = tuple((name, array.shape, array.dtype, name in where) for name, array in results.items())
         layout = layout_of(results, where)
         number = self._layouts.get(key) or self._introduce(key, layout)
