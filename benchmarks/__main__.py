@@ -17,7 +17,8 @@ from pathlib import Path
 from report import Row, as_json, as_text, from_json
 from timing import Effort
 
-SUITES = ("core", "torchscript", "tensorflow", "onnx", "python", "worker", "loading", "imports")
+_FRAMEWORKS = ("torchscript", "torch_export", "torch_aoti", "tensorflow", "onnx", "python")
+SUITES = ("core", *_FRAMEWORKS, "worker", "loading", "imports")
 
 
 def main() -> int:

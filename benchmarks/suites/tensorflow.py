@@ -1,4 +1,4 @@
-"""A SavedModel by hand, in every way that there is, against the same SavedModel through neuropod."""
+"""Each kind of artefact by hand, in every way that there is, against the same artefact through neuropod."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from neuropod_core import Array, Tensors
-from neuropod_core.packagers import create_tensorflow_neuropod
+from neuropod_core.packagers import create_keras_neuropod, create_tensorflow_neuropod
 from report import Row, faster
 from suites._framework import Ways, compared, measured, way
 from timing import Effort
-from workloads import WORKLOADS, Workload, weights
+from workloads import MLP, WORKLOADS, Workload, weights
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow reads it while it is imported.
 
@@ -34,6 +35,8 @@ def measure(effort: Effort) -> list[Row]:
         rows.append(compared("tensorflow", work.title, figures))
         if work.kind in ("mlp", "add"):
             rows.append(faster("tensorflow", work.title, figures, SIGNATURE, times=TIMES_FASTER))
+    for kind, package in _KINDS.items():
+        rows.append(compared("tensorflow", f"{kind}, MLP", measured(MLP, package, partial(_ways, MLP), effort)))
     return rows
 
 
@@ -75,29 +78,98 @@ def _scale(held: dict[str, Any], x: Any) -> dict[str, Any]:
 _FUNCTIONS: dict[str, Callable[..., dict[str, Any]]] = {"mlp": _mlp, "add": _add, "conv": _conv, "scale": _scale}
 
 
+def _mlp_graph(variables: Callable[[str, Any], Any]) -> tuple[tf.Graph, Any, Any]:
+    """Build the MLP as TF1 did."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 64], name="x")
+        held = {name: variables(name, value) for name, value in weights("mlp").items()}
+        return graph, x, tf.identity(_mlp(held, x)["y"], name="y")
+
+
+def _package_frozen(path: Path) -> None:
+    graph, _, _ = _mlp_graph(lambda name, value: tf.constant(value, name=name))
+    create_tensorflow_neuropod(
+        neuropod_path=path,
+        model_name="mlp",
+        graph_def=graph,
+        node_name_mapping={"x": "x", "y": "y"},
+        problem=MLP.problem,
+        package_as_zip=False,
+    )
+
+
+def _package_tf1(path: Path) -> None:
+    v1 = tf.compat.v1
+    graph, x, y = _mlp_graph(lambda name, value: v1.get_variable(name, initializer=value, use_resource=False))
+    with TemporaryDirectory(prefix="neuropod-bench-") as folder, graph.as_default(), v1.Session(graph=graph) as session:
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(session, f"{folder}/saved", {"x": x}, {"y": y})
+        create_tensorflow_neuropod(
+            neuropod_path=path,
+            model_name="mlp",
+            saved_model_dir=f"{folder}/saved",
+            problem=MLP.problem,
+            package_as_zip=False,
+        )
+
+
+def _package_keras(path: Path) -> None:
+    import keras
+
+    held = weights("mlp")
+    x = keras.Input((64,), name="x")
+    hidden = keras.layers.Dense(64, activation="relu", name="hidden")(x)
+    model = keras.Model({"x": x}, {"y": keras.layers.Dense(10, name="y")(hidden)})
+    model.set_weights([held["w1"], held["b1"], held["w2"], held["b2"]])
+    create_keras_neuropod(neuropod_path=path, model_name="mlp", model=model, problem=MLP.problem, package_as_zip=False)
+
+
+_KINDS: dict[str, Callable[[Path], None]] = {
+    "frozen graph": _package_frozen,
+    "TF1 SavedModel": _package_tf1,
+    "Keras": _package_keras,
+}
+
+
 def _ways(work: Workload, folder: Path) -> Ways:
     names = [spec.name for spec in work.problem.inputs]
-    return {
-        "a session's callable": way(work, _session_callable(folder / "savedmodel", names)),
-        "PartitionedCall": way(work, _partitioned_call(folder / "savedmodel", names)),
-        SIGNATURE: way(work, _signature(folder / "savedmodel", names)),
+    ways = {
+        "a session's callable": way(work, _session_callable(folder, names)),
+        "a session's callable, in the caller's thread": way(work, _session_callable(folder, names, inline=True)),
     }
+    if (folder / "savedmodel").is_dir():
+        ways["PartitionedCall"] = way(work, _partitioned_call(folder / "savedmodel", names))
+        ways[SIGNATURE] = way(work, _signature(folder / "savedmodel", names))
+    return ways
 
 
-def _session_callable(folder: Path, names: list[str]) -> Callable[[Tensors], Array]:
+def _session_callable(folder: Path, names: list[str], *, inline: bool = False) -> Callable[[Tensors], Array]:
     """Prepare one call of a session, as `Session.run` does anew at each call."""
     from tensorflow.core.protobuf import config_pb2
 
     session = tf.compat.v1.Session(graph=tf.Graph())
     with session.graph.as_default():
-        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(folder))
-    signature = loaded.signature_def["serving_default"]
-    fetch = next(iter(signature.outputs.values())).name
-    options = config_pb2.CallableOptions(feed=[signature.inputs[name].name for name in names], fetch=[fetch])
+        feeds, fetch = _opened(session, folder, names)
+    options = config_pb2.CallableOptions(feed=feeds, fetch=[fetch])
+    if inline:
+        options.run_options.inter_op_thread_pool = -1
     call = session._make_callable_from_options(options)  # noqa: SLF001 - the cheapest way has no public name
     if len(names) == 1:
         return lambda inputs: call(inputs["x"])[0]
     return lambda inputs: call(inputs["a"], inputs["b"])[0]
+
+
+def _opened(session: Any, folder: Path, names: list[str]) -> tuple[list[str], str]:
+    """Open the artefact in a session; gives the names of its tensors."""
+    frozen = folder / "model.pb"
+    if frozen.exists():
+        graph = tf.compat.v1.GraphDef.FromString(frozen.read_bytes())
+        tf.graph_util.import_graph_def(graph, name="")
+        return [f"{name}:0" for name in names], "y:0"
+    loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(folder / "savedmodel"))
+    signature = loaded.signature_def["serving_default"]
+    return [signature.inputs[name].name for name in names], next(iter(signature.outputs.values())).name
 
 
 def _partitioned_call(folder: Path, names: list[str]) -> Callable[[Tensors], Array]:

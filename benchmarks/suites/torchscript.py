@@ -17,7 +17,7 @@ from suites._framework import Ways, compared, measured, way
 from timing import Effort
 from workloads import WORKLOADS, Workload, weights
 
-__all__ = ["measure"]
+__all__ = ["MODULES", "measure"]
 
 
 class Mlp(nn.Module):
@@ -67,7 +67,7 @@ class Scale(nn.Module):
         return x * self.factor
 
 
-_MODULES: dict[str, type[Any]] = {"mlp": Mlp, "add": Add, "conv": Conv, "scale": Scale}
+MODULES: dict[str, type[Any]] = {"mlp": Mlp, "add": Add, "conv": Conv, "scale": Scale}
 
 
 def measure(effort: Effort) -> list[Row]:
@@ -81,7 +81,7 @@ def measure(effort: Effort) -> list[Row]:
 def _package(work: Workload, path: Path) -> None:
     with catch_warnings():
         simplefilter("ignore", DeprecationWarning)  # TorchScript is what is measured here.
-        scripted = torch.jit.script(_MODULES[work.kind]().eval())
+        scripted = torch.jit.script(MODULES[work.kind]().eval())
     create_torchscript_neuropod(
         neuropod_path=path, model_name=work.kind, module=scripted, problem=work.problem, package_as_zip=False
     )

@@ -344,6 +344,12 @@ def test_wheel_that_was_changed_is_refused(tmp_path: Path, one: Path, locked: Pa
     assert str(locked / "0" / "wheels" / one.name) in error.what
 
 
+def test_distribution_that_is_locked_twice_is_refused(tmp_path: Path, one: Path) -> None:
+    newer = wheel(tmp_path, "one", "2.0")
+    with pytest.raises(PackageFormatError, match="one is locked twice"):
+        built(package(tmp_path / "m.neuropod", lock(entry(one), entry(newer)), [one, newer]))
+
+
 def test_distribution_without_wheels_is_refused(tmp_path: Path) -> None:
     source = '[[packages]]\nname = "two"\nversion = "1"\n[packages.sdist]\nurl = "https://x/two-1.tar.gz"\n'
     error = refused(package(tmp_path / "m.neuropod", lock(source)))

@@ -192,6 +192,18 @@ def test_library_that_is_too_old_is_refused(with_numpy: Path, plugin: str) -> No
         remove()
 
 
+def test_frameworks_are_left_to_the_plugin(with_numpy: Path, plugin: str, tmp_path: Path) -> None:
+    described = tmp_path / "installed" / "borrowed_plugin-1.5.dist-info" / "METADATA"
+    described.write_text(described.read_text() + "Requires-Dist: keras>=3.10\nRequires-Dist: torch\n")
+    remove = pretend(with_numpy, "keras", "2.15.0")
+    try:
+        lent = lent_to(python_of(with_numpy), plugin)
+    finally:
+        remove()
+
+    assert plugin in lent.distributions
+
+
 def test_folder_is_made_once(with_numpy: Path, plugin: str) -> None:
     first = lent_to(python_of(with_numpy), plugin)
     (first.paths[0] / "pluggy").unlink()

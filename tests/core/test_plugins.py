@@ -186,11 +186,11 @@ def test_a_plugin_that_cannot_be_imported_breaks_its_own_platform_only(
 @pytest.mark.parametrize(
     ("contract", "message"),
     [
-        (None, "states no contract version, neuropod_contract is None, this core serves 1.0"),
+        (None, "states no contract version, neuropod_contract is None, this core serves 1.1"),
         ("1.0", "states no contract version"),
         ((1,), "states no contract version"),
         ((1, True), "states no contract version"),
-        ((1, 99), "written for contract 1.99, this core serves up to 1.0; run: pip install --upgrade neuropod-core"),
+        ((1, 99), "written for contract 1.99, this core serves up to 1.1; run: pip install --upgrade neuropod-core"),
         ((2, 0), "written for contract 2.0"),
         ((0, 9), "written for contract 0.9"),
     ],

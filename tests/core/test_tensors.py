@@ -157,3 +157,14 @@ def test_a_buffer_of_the_standard_library_is_taken_through_memoryview() -> None:
 
     assert taken is not None
     assert taken.tolist() == [1.0, 2.0]
+
+
+def test_a_tensor_whose_array_is_a_scalar_is_an_array_without_dimensions() -> None:
+    class Scalar:
+        def __array__(self, *_: object, **__: object) -> Any:
+            return np.float16(1.5)
+
+    array = as_array(Scalar())
+
+    assert array is not None
+    assert (array.dtype.name, array.shape, array.item()) == ("float16", (), 1.5)

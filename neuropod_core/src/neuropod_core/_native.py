@@ -10,7 +10,7 @@ import numpy as np
 
 from neuropod_core.dtypes import DType
 
-__all__ = ["KNOWN", "describe_native", "is_native", "is_on_device", "native_dtype", "native_shape"]
+__all__ = ["KNOWN", "describe_native", "is_beyond_numpy", "is_native", "is_on_device", "native_dtype", "native_shape"]
 
 KNOWN: dict[type, dict[object, DType]] = {}
 """Class of tensors -> its element types as met so far -> their names here; for checks that must be quick."""
@@ -27,15 +27,30 @@ def is_native(value: object) -> bool:
     return hasattr(kind, "__dlpack__") and hasattr(value, "shape") and not isinstance(value, np.ndarray | np.generic)
 
 
-def is_on_device(value: object) -> bool:
-    """Tell whether a tensor lies in memory that NumPy cannot look into."""
+def is_beyond_numpy(value: object) -> bool:
+    """Tell whether NumPy cannot view a tensor that others can: it lies on a device, or is of a type NumPy lacks.
+
+    Tensors that lend their memory to nobody, such as sparse ones, are not: they say so when they are asked where it is.
+    """
     if not is_native(value):
         return False
+    kind = _device_kind(value)
+    if kind in _SEEN_BY_NUMPY:
+        return native_dtype(value) is DType.BFLOAT16
+    return kind is not None
+
+
+def is_on_device(value: object) -> bool:
+    """Tell whether a tensor lies in memory that NumPy cannot look into."""
+    return is_native(value) and _device_kind(value) not in (None, *_SEEN_BY_NUMPY)
+
+
+def _device_kind(value: Any) -> int | None:
     try:
-        kind, _ = value.__dlpack_device__()  # type: ignore[attr-defined]  # absent, it is as if it raised
+        kind, _ = value.__dlpack_device__()
+        return int(kind)
     except Exception:  # noqa: BLE001 - foreign code
-        return False
-    return int(kind) not in _SEEN_BY_NUMPY
+        return None
 
 
 def native_dtype(value: Any) -> DType | None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from neuropod_core._casts import Cast, Casts, cast_array, cast_plain, rules
-from neuropod_core._native import describe_native, is_native, is_on_device, native_dtype, native_shape
+from neuropod_core._native import describe_native, is_beyond_numpy, is_native, native_dtype, native_shape
 from neuropod_core._straight_line import compiled, fused
 from neuropod_core.backend import Array, Tensors
 from neuropod_core.dtypes import DType
@@ -256,11 +256,7 @@ def _taken(path: str, value: object, spec: TensorSpec) -> Array:
 
 
 def _array_or_device(value: object, spec: TensorSpec, cast: Cast) -> Any:
-    if spec.dtype is DType.STRING or not is_native(value):
-        return _converted(value, spec, cast)
-    if (
-        is_on_device(value) or as_array(value) is None
-    ):  # The second for bfloat16, of which NumPy's DLPack knows nothing.
+    if spec.dtype is not DType.STRING and is_beyond_numpy(value):
         return _as_it_is(f"inputs.{spec.name}", value, spec)
     return _converted(value, spec, cast)
 

@@ -165,6 +165,8 @@ class Neuropod:
                 return self._call(inputs)
             arrays, sizes = self._check_inputs(inputs)
             names, check = self._asked(outputs)
+            if timeout_s is None:
+                return check(self._executor.infer(arrays, names), sizes)
             return check(self._executor.infer_within(timeout_s, arrays, names), sizes)
         except NeuropodError as error:
             self._report(error)

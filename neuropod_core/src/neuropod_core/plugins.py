@@ -53,7 +53,14 @@ BLOCKED_VARIABLE = "NEUROPOD_BLOCKED_PLUGINS"
 """Environment variable: names of distributions, separated by commas, whose plugins are not used."""
 
 _SPACED_OPERATOR = re.compile(r"([<>=~^])\s+")  # npm takes ">= 2", the library that reads ranges does not.
-_FIRST_PARTY = {"torchscript": "torch", "tensorflow": "tf", "onnx": "onnx", "python": "python"}
+_FIRST_PARTY = {
+    "torchscript": "torch",
+    "torch_export": "torch",
+    "torch_aoti": "torch",
+    "tensorflow": "tf",
+    "onnx": "onnx",
+    "python": "python",
+}
 
 _logger = logging.getLogger("neuropod")
 _blocked: set[str] = set()

@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from neuropod_core._native import native_dtype
 from neuropod_core.backend import Array
 from neuropod_core.dtypes import DType
 
@@ -14,6 +15,7 @@ __all__ = ["SupportsDLPack", "all_text", "as_array", "as_text", "describe", "dty
 
 _BFLOAT16_MODULE = "ml_dtypes"
 _TEXT = {str}
+_NOT_LENT = (None, DType.STRING)  # Element types outside of the closed set, and text, which DLPack does not know.
 
 
 class SupportsDLPack(Protocol):
@@ -96,6 +98,8 @@ def describe(value: object) -> str:
 
 
 def _from_dlpack(value: SupportsDLPack) -> Array | None:
+    if hasattr(value, "dtype") and native_dtype(value) in _NOT_LENT:  # TensorFlow ends the process when asked for text.
+        return _plain(value) if hasattr(value, "__array__") else None
     try:
         return np.from_dlpack(cast("Any", value))
     except Exception:  # noqa: BLE001 - another device, a type that NumPy lacks, or whatever foreign code raises.
@@ -103,11 +107,23 @@ def _from_dlpack(value: SupportsDLPack) -> Array | None:
 
 
 def _plain(value: object) -> Array | None:
+    array: Array | None
     try:
         array = np.asarray(value)
     except Exception:  # noqa: BLE001 - `__array__` is foreign code: whatever it raises means that there is no array.
+        array = _of_scalar(value)
+    if array is None:
         return None
     return array if array.dtype.kind != "V" or array.dtype.type.__module__ == _BFLOAT16_MODULE else None
+
+
+def _of_scalar(value: Any) -> Array | None:
+    """View what ``__array__`` of TensorFlow gives for a tensor without dimensions: a scalar, which NumPy refuses."""
+    try:
+        scalar = value.__array__()
+    except Exception:  # noqa: BLE001 - as above
+        return None
+    return np.asarray(scalar) if isinstance(scalar, np.generic) else None
 
 
 def _decoded(array: Array) -> Array | None:

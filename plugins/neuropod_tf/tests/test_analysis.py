@@ -138,6 +138,33 @@ def test_a_chain_is_told_from_a_fork(build: Any, chain: bool) -> None:
     assert _traits(build).is_chain is chain
 
 
+@pytest.mark.parametrize("called", [False, True], ids=["in the graph", "in a function"])
+def test_what_is_made_of_variables_alone_does_not_count(called: bool) -> None:
+    kernel = tf.Variable(tf.ones([4, 4]))
+
+    def layers(x: Any) -> Any:
+        for _ in range(3):
+            x = tf.tanh(x[None] @ tf.transpose(kernel))[0]
+        return x
+
+    function = tf.function(layers).get_concrete_function(tf.TensorSpec([4], tf.float32))
+    graph = function.graph.as_graph_def()
+    fetch, feed = function.outputs[0].name, function.inputs[0].name
+    if called:
+        outer = tf.function(lambda x: function(x)).get_concrete_function(tf.TensorSpec([4], tf.float32))  # noqa: PLW0108
+        graph, fetch, feed = outer.graph.as_graph_def(), outer.outputs[0].name, outer.inputs[0].name
+    resources = [node.name for node in graph.node if node.op == "Placeholder" and node.attr["dtype"].type == 20]
+    for node in graph.node:
+        if node.name in resources:
+            node.op = "VarHandleOp"
+
+    assert Traits(graph, [fetch], [feed]).is_chain
+
+
+def test_random_numbers_count_though_nothing_feeds_them() -> None:
+    assert not _traits(lambda x: tf.tanh(x) + tf.random.normal([4])).is_chain
+
+
 def test_a_loop_of_tf1_is_no_chain() -> None:
     graph = tf.Graph()
     with graph.as_default():

@@ -75,7 +75,7 @@ WAYS = {
     "contract": Way(
         worse("(1, 0)", "(9, 0)"),
         "contract",
-        "it was written for contract 9.0, this core serves up to 1.0",
+        "it was written for contract 9.0, this core serves up to 1.1",
         "pip install --upgrade neuropod-core",
     ),
     "duplicate": Way(SOUND, "conflict", "2 plugins claim platform 'duplicate'", "--backend", "conflict"),
@@ -411,7 +411,7 @@ def test_show_gives_one_fact_a_line(tmp_path: Path) -> None:
     )
 
     assert b"distribution\tsound\t1.2\n" in ran.stdout
-    assert b"contract\t1.0\tthis core serves 1.0\n" in ran.stdout
+    assert b"contract\t1.0\tthis core serves 1.1\n" in ran.stdout
 
 
 def test_show_of_nobody_names_who_is_there(tmp_path: Path) -> None:

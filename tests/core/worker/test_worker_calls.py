@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -165,9 +166,9 @@ def test_large_results_are_views_that_outlive_calls_and_model(load: Load) -> Non
     model = load()
     kept = model.infer(said("double", np.arange(LARGE, dtype=np.float64)))["y"]
     part = kept[5:7].reshape(2, 1)
-    window = memoryview(kept)[10:12]
+    window = memoryview(cast("Any", kept))[10:12]
     alias = np.from_dlpack(kept[20:])
-    owner = kept.base[8:16]
+    owner = cast("Any", kept.base)[8:16]
     del kept
     for _ in range(20):
         model.infer(said("double", np.zeros(LARGE)))
@@ -181,7 +182,7 @@ def test_large_results_are_views_that_outlive_calls_and_model(load: Load) -> Non
 
 def test_memory_comes_back_when_the_last_view_is_dropped(model: Neuropod) -> None:
     def held() -> int:
-        return model.stats()["shared_memory_bytes"]["held"]  # type: ignore[index]
+        return int(cast("Any", model.stats())["shared_memory_bytes"]["held"])
 
     for _ in range(5):
         results = [model.infer(said("double", np.full(LARGE, number)))["y"] for number in range(30)]

@@ -20,6 +20,7 @@ from worker_lab import Load, said
 from neuropod_core import (
     DeadlineError,
     ForkedModelError,
+    InferenceError,
     ModelClosedError,
     OptionError,
     SpecError,
@@ -81,14 +82,14 @@ def test_a_failed_start_leaves_no_process_and_no_descriptor(load: Load) -> None:
     def children() -> set[str]:
         return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         with pytest.raises(WorkerStartError):
             load(config={"fault": "exit"})
     gc.collect()
 
     assert not children()
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
 
 
 # -- death
@@ -235,16 +236,15 @@ def test_settings_reach_the_process(load: Load) -> None:
 def test_a_memory_limit_makes_allocations_fail(load: Load) -> None:
     model = load(memory_limit_bytes=1 << 30)
 
-    with pytest.raises(Exception, match=r"MemoryError|Unable to allocate"):
-        for _ in range(8):
-            model.infer(said("grow:400"))
+    with pytest.raises(InferenceError, match=r"MemoryError|Unable to allocate"):
+        model.infer(said("grow:2000"))
 
     assert model.infer(said("copy", [1.0]), timeout_s=30)["y"].tolist() == [1.0]
 
 
 def test_replicas_share_the_work(load: Load) -> None:
     model = load(replicas=2, slots=1)
-    pids = set()
+    pids: set[int] = set()
 
     def call() -> None:
         model.infer(said("sleep:0.3"))
@@ -268,7 +268,7 @@ def test_a_stateful_model_has_one_worker(load: Load) -> None:
 
 def test_a_worker_retires_after_so_many_calls(load: Load) -> None:
     model = load(restart_after_calls=20)
-    pids = set()
+    pids: set[int] = set()
     until = time.monotonic() + 20
     while len(pids) < 3 and time.monotonic() < until:
         pids.add(pid_of(model))
@@ -343,7 +343,7 @@ print(int(model.infer(worker_lab.said("settings:pid"))["y"][0]), flush=True)
     "end", ["pass", "sys.exit(3)", "import os; os._exit(0)", "input()", "import os; os.kill(os.getpid(), 9)"]
 )
 def test_the_end_of_the_parent_is_the_end_of_the_worker(package: Callable[..., Path], end: str) -> None:
-    program = PROGRAM.format(folder=str(Path(__file__).parent), package=str(package()), end=end)
+    program = PROGRAM.format(folder=str(Path(__file__).parent / "plugin"), package=str(package()), end=end)
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
@@ -377,17 +377,18 @@ def test_a_fork_is_told_to_load_its_own(load: Load, package: Callable[..., Path]
 
 
 def test_nothing_has_a_name(load: Load) -> None:
-    before = sorted(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else []
+    named = Path("/dev/shm")  # noqa: S108 - looked at, not used
+    before = sorted(named.iterdir()) if named.is_dir() else []
     model = load()
     kept = model.infer(said("double", np.ones(1 << 17)))["y"]
 
     assert kept[0] == 2
-    assert before == (sorted(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else [])
+    assert before == (sorted(named.iterdir()) if named.is_dir() else [])
 
 
 def test_loading_and_closing_leaks_no_descriptor(load: Load) -> None:
     def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     load().close()
     before = descriptors()

@@ -58,7 +58,7 @@ _CODES: tuple[tuple[type[BaseException], Code], ...] = (
     (KeyboardInterrupt, Code.INTERRUPTED),
     (click.Abort, Code.INTERRUPTED),
 )
-_ARGUMENT = re.compile(r"\b(trust|backend|device|cast)=('[^']*')")
+_ARGUMENT = re.compile(r"\b(trust|backend|device|cast|placement|environment)=('[^']*')")
 
 
 def code_of(error: BaseException) -> Code:

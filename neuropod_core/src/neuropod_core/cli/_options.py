@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
 
 from neuropod_core.cli._completion import complete_distributions
 
-__all__ = ["asked", "assignments", "json_option", "limit_option", "load_options", "named_values", "verbose_option"]
+__all__ = [
+    "asked",
+    "assignments",
+    "json_option",
+    "limit_option",
+    "load_options",
+    "loading_arguments",
+    "named_values",
+    "verbose_option",
+]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -59,6 +68,19 @@ def _value(text: str) -> Any:
         return text
 
 
+def loading_arguments(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Give the arguments of `load_neuropod` that `load_options` and a command's own options `names` stand for."""
+    arguments = {name: given[name] for name in ("device", "trust", "backend", "options", *names)}
+    settings = {name: given[name] for name in ("environment", "replicas") if given[name] is not None}
+    if given["placement"] == "worker":
+        from neuropod_core.placement import Worker
+
+        return {**arguments, "placement": Worker(**settings)}
+    if settings:
+        raise click.UsageError(f"--{min(settings)} goes with --placement worker")
+    return arguments
+
+
 def load_options(command: _Command) -> _Command:
     """Add the options that say how a model is loaded; they arrive as the arguments of `load_neuropod`."""
     for option in reversed(_LOAD_OPTIONS):
@@ -70,10 +92,27 @@ _LOAD_OPTIONS = (
     click.option("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, or auto.", show_default=True),
     click.option(
         "--trust",
-        type=click.Choice(["data", "graph", "code"]),
+        type=click.Choice(["data", "graph", "code", "sandboxed"]),
         default="graph",
         show_default=True,
-        help="What kinds of artefact to admit: 'code' runs whatever code the package brings.",
+        help="What kinds of artefact to admit: 'code' runs whatever code the package brings; 'sandboxed' does so in a "
+        "worker without network that writes no files (with --placement worker).",
+    ),
+    click.option(
+        "--placement",
+        type=click.Choice(["in_process", "worker"]),
+        default="in_process",
+        show_default=True,
+        help="Where the model runs: in this process, or in another one.",
+    ),
+    click.option(
+        "--environment",
+        metavar="PATH",
+        help="With --placement worker: the interpreter or virtual environment that runs it, or 'package' for the one "
+        "that the package's lock describes.",
+    ),
+    click.option(
+        "--replicas", type=click.IntRange(min=1), metavar="N", help="With --placement worker: how many processes."
     ),
     click.option(
         "--backend",

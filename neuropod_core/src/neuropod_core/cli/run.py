@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neuropod_core.cli._completion import complete_packages
-from neuropod_core.cli._options import json_option, load_options, verbose_option
+from neuropod_core.cli._options import json_option, load_options, loading_arguments, verbose_option
 from neuropod_core.cli._output import Facts, Output, Report, Table, fetching, progress, steps
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ Examples:
   neuropod run digits.neuropod --inputs digits.npz --outputs scores --save scores.npz
   echo '{"x": [1, 2, 3]}' | neuropod run double.neuropod --inputs - --json | jq .outputs.y.values
   neuropod run digits.neuropod --test-data --device cuda --option threads=2 --repeat 1000
+  neuropod run digits.neuropod --test-data --placement worker --trust sandboxed
 """
 
 
@@ -113,10 +114,9 @@ def _check_target(save: Path | None) -> None:
 def _loaded(package: str, loading: dict[str, Any]) -> Neuropod:
     from neuropod_core.loading import load_neuropod
 
-    known = {key: loading[key] for key in ("device", "trust", "backend", "cast")}
+    known = loading_arguments(loading, "cast")
     with fetching(package, "loading the model") as shown:
-        checks, options = not loading["no_checks"], loading["options"]
-        return load_neuropod(package, checks=checks, options=options, on_transfer=shown, **known)
+        return load_neuropod(package, checks=not loading["no_checks"], on_transfer=shown, **known)
 
 
 # -- inputs -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import click
 
 from neuropod_core.cli._completion import complete_packages
 from neuropod_core.cli._errors import Code, code_of, document_of, line_of, surviving_exit
-from neuropod_core.cli._options import json_option, load_options, verbose_option
+from neuropod_core.cli._options import json_option, load_options, loading_arguments, verbose_option
 from neuropod_core.cli._output import Output, Report, Table, fetching
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ class _Checks:
 
         if self._no_load:
             return _skipped("by --no-load")
-        known = {key: self._loading[key] for key in ("device", "trust", "backend")}
-        loaded = load_neuropod(self._source, options=self._loading["options"], on_transfer=self._transferred, **known)
+        loaded = load_neuropod(self._source, on_transfer=self._transferred, **loading_arguments(self._loading))
         self._model: Neuropod = self._opened.enter_context(loaded)
         return _ok(f"{loaded.platform} {loaded.framework_version}".strip())
 

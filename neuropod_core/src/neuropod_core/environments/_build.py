@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from neuropod_core.environments._lock import Lock
 from neuropod_core.environments._pythons import Python, python_of, uv
 from neuropod_core.environments._store import Place
@@ -19,6 +21,7 @@ from neuropod_core.errors import EnvironmentBuildError, InterpreterError
 __all__ = ["build", "worded"]
 
 _SHOWN_LINES = 3
+_PIP_WITH_PYTHON = Version("22.3")  # The first with the option --python.
 
 
 def build(place: Place, lock: Lock, plan: Plan, wheels: Wheels, *, name: str, held: int) -> dict[str, Any]:
@@ -96,7 +99,8 @@ def _installed(place: Place, python: Python, files: Sequence[Path], progress: Pr
         _compile(python, place.venv, held)
         return "uv"
     progress(f"installing {len(files)} wheels by pip")
-    command = [str(pip or inside), "-I", "-m", "pip", "--python", str(inside), "install"]
+    inner = ["--python", str(inside)] if pip is not None else []
+    command = [str(pip or inside), "-I", "-m", "pip", *inner, "install"]
     quietly = ["--quiet", "--no-input", "--isolated", "--disable-pip-version-check", "--no-warn-script-location"]
     _run([*command, *quietly, "--no-deps", "--no-index", "--no-cache-dir", *map(str, files)], "pip", held)
     return "pip"
@@ -104,13 +108,17 @@ def _installed(place: Place, python: Python, files: Sequence[Path], progress: Pr
 
 def _with_pip(python: Python) -> Path | None:
     """Give the interpreter whose pip installs for this one: its own, or that of what its environment was made from."""
-    if python.has("pip"):
+    if _installs_elsewhere(python):
         return python.executable
     try:
         base = python_of(python.base_prefix)
     except InterpreterError:
         return None
-    return base.executable if base.has("pip") and base.version == python.version else None
+    return base.executable if base.version == python.version and _installs_elsewhere(base) else None
+
+
+def _installs_elsewhere(python: Python) -> bool:
+    return Version(python.distributions.get("pip", "0")) >= _PIP_WITH_PYTHON
 
 
 def _install_by_uv(program: str, inside: Path, cache: Path, files: Sequence[Path], held: int) -> None:

@@ -25,6 +25,7 @@ from neuropod_core.errors import InterpreterError
 __all__ = ["Lent", "lent_to", "linked"]
 
 CORE = "neuropod-core"
+_COMPARED = ("numpy", CORE, "packaging", "platformdirs", "pluggy", "semantic-version", "tomli")
 _SMALL = ("packaging", "platformdirs", "pluggy", "semantic-version", "tomli", "typing-extensions")
 
 
@@ -99,9 +100,11 @@ def _is_installed(name: str) -> bool:
 
 
 def _check_admits(python: Python, lent: list[str]) -> None:
-    """Compare what is there with what the lent distributions ask for; frameworks are the plugin's own affair."""
+    """Compare the libraries that are there with what is asked for; frameworks are the plugin's affair when it loads."""
     for requirement in _asked(lent, python):
         name = canonicalize_name(requirement.name)
+        if name not in _COMPARED:
+            continue
         there = python.distributions.get(name)
         if name == "numpy" and there is None:
             raise _unfit(python, "an environment with NumPy", "numpy is not installed", str(requirement))

@@ -19,7 +19,7 @@ from neuropod_core.environments._lent import linked
 from neuropod_core.environments._lock import FILE_NAME, Lock, Requirement, Wheel
 from neuropod_core.environments._pythons import Python, run_in
 from neuropod_core.environments._store import wheel_folder
-from neuropod_core.errors import EnvironmentBuildError, InterpreterError, shown
+from neuropod_core.errors import EnvironmentBuildError, InterpreterError, PackageFormatError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,6 +58,8 @@ def plan(lock: Lock, python: Python, at: str) -> Plan:
     ------
     EnvironmentBuildError
         If a requirement has none; for `reason` ``sdist`` it has none for any.
+    PackageFormatError
+        If it locks one distribution twice.
     """
     tags, markers = _judged_by(python)
     if not lock.admits(markers):
@@ -66,6 +68,9 @@ def plan(lock: Lock, python: Python, at: str) -> Plan:
             "wheel", what, at, "lock it for this Python and machine too, or name another Python"
         )
     wanted = [requirement for requirement in lock.requirements if requirement.holds(markers)]
+    names = [requirement.name for requirement in wanted]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise PackageFormatError(f"{twice[0]} is locked twice for Python {python}", at=at)
     return Plan(python, tuple((requirement, _fitting(requirement, tags, python, at)) for requirement in wanted))
 
 

@@ -63,7 +63,7 @@ class SandboxLimits:
     address_space_bytes
         All its mappings; None for no limit. Frameworks reserve far more than they use.
     file_bytes
-        Size of one file, in the scratch folder or in memory; None for no limit. Past it the process ends by SIGXFSZ.
+        Size of one file, in the scratch folder or in memory; None for no limit. To write past it fails (EFBIG).
     tasks
         Processes and threads of this user, those outside included; None for no limit. The kernel exempts root.
     """

@@ -148,6 +148,7 @@ _TRIVIAL = frozenset(
         "VariableV2",
     ]
 )
+_RESOURCE = 20  # DT_RESOURCE of TensorFlow's types.proto.
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 
 
@@ -204,15 +205,25 @@ class Traits:
             names = [value.func.name, *(func.name for func in value.list.func)]
             yield from (name for name in names if name in self._functions)
 
-    def _length(self, nodes: Iterable[Any]) -> int:
-        """Count the operations of weight, if there is one order that they must run in."""
+    def _length(self, nodes: Iterable[Any], resources: frozenset[str] = frozenset()) -> int:
+        """Count the operations of weight, if there is one order that they must run in.
+
+        What is made of variables alone, such as a cast of one, has none: it waits for nothing, and takes little.
+        """
         by_name = {node.name: node for node in nodes}
         depths: dict[str, int] = {}
+        fed: set[str] = set()
+        total = 0
+        known = by_name.keys() | resources
         for node in _in_order(by_name):
+            if any(name in fed or name not in known for name in _sources(node)):
+                fed.add(node.name)
+            weight = self._weight(node) if node.name in fed or _is_stateful(node.op) else 0
             before = max((depths[name] for name in _sources(node) if name in by_name), default=0)
-            depths[node.name] = before + self._weight(node)
+            depths[node.name] = before + weight
+            total += weight
         longest = max(depths.values(), default=0)
-        if longest != sum(map(self._weight, by_name.values())):
+        if longest != total:
             raise _NoChainError
         return longest
 
@@ -225,7 +236,9 @@ class Traits:
     def _function_length(self, name: str) -> int:
         if name not in self._lengths:
             self._lengths[name] = 0  # A function that calls itself ends here.
-            self._lengths[name] = self._length(self._functions[name].node_def)
+            function = self._functions[name]
+            resources = frozenset(each.name for each in function.signature.input_arg if each.type == _RESOURCE)
+            self._lengths[name] = self._length(function.node_def, resources)
         return self._lengths[name]
 
 
@@ -288,6 +301,11 @@ def _may_keep_state(op: str) -> bool:
     if any(argument.is_ref for argument in definition.input_arg):
         return op not in _READS_REFERENCE
     return bool(definition.is_stateful) and op not in _KEEPS_NOTHING
+
+
+def _is_stateful(op: str) -> bool:
+    definition = _definition(op)
+    return definition is None or bool(definition.is_stateful)
 
 
 def _definition(op: str) -> Any:

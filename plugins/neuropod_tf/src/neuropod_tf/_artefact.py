@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -10,10 +10,12 @@ from typing import Any
 
 from neuropod_core import ModelLoadError, PackageFormatError, Variant
 from neuropod_core.errors import shown
-from neuropod_tf._errors import loading
+from neuropod_tf._protos import parsed_graph, parsed_saved_model, without_devices
+from neuropod_tf._signatures import Signature
 
 __all__ = [
     "DEFAULT_SIGNATURE",
+    "DEFAULT_TAGS",
     "Artefact",
     "names_of_init_ops",
     "read_frozen_graph",
@@ -24,7 +26,7 @@ __all__ = [
 DEFAULT_SIGNATURE = "serving_default"
 INIT_SIGNATURE = "__saved_model_init_op"
 TRAINING_SIGNATURE = "__saved_model_train_op"
-_SERVING_TAG = "serve"
+DEFAULT_TAGS = ("serve",)
 _INIT_COLLECTIONS = ("saved_model_main_op", "legacy_init_op")
 _ASSETS_COLLECTION = "saved_model_assets"
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -60,8 +62,10 @@ class Artefact:
     assets: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     stripped_ops: Any = None
 
-    def signature(self, name: str | None) -> Any:
-        """Give the signature called `name`; None where the artefact has none at all and none is asked for.
+    def signature(self, name: str | None) -> Signature:
+        """Give the signature called `name`, without a name ``serving_default`` or the only one there is.
+
+        It is empty where the artefact has none at all and none is asked for.
 
         Raises
         ------
@@ -69,17 +73,25 @@ class Artefact:
             If there is no such signature, with those that there are.
         """
         if name is None and not self.signatures:
-            return None
-        wanted = name or DEFAULT_SIGNATURE
+            return Signature({}, {})
+        only = next(iter(self.signatures)) if len(self.signatures) == 1 else DEFAULT_SIGNATURE
+        wanted = name or only
         if wanted not in self.signatures:
             there = ", ".join(map(repr, sorted(self.signatures))) or "none"
             remedy = "choose one of them by the option signature" if self.signatures else ""
             raise ModelLoadError(f"the model has no signature {shown(wanted)} (there are: {there})", self.at, remedy)
-        return self.signatures[wanted]
+        return Signature.of(self.signatures[wanted])
 
 
-def read_variant(variant: Variant) -> Artefact:
+def read_variant(variant: Variant, tags: str | None = None) -> Artefact:
     """Read the SavedModel of a variant, or its frozen graph where it has no SavedModel.
+
+    Parameters
+    ----------
+    variant
+        What is read.
+    tags
+        Tags of the graph of a SavedModel to run, with commas between them; ``serve`` by default.
 
     Raises
     ------
@@ -91,30 +103,35 @@ def read_variant(variant: Variant) -> Artefact:
     frozen, saved = (variant.folder / "data" / name for name in ("model.pb", "savedmodel"))
     if frozen.exists() and not saved.exists():
         return replace(read_frozen_graph(frozen), at=f"{variant.folder.name}/data/model.pb")
-    return replace(read_saved_model(variant.artefact("data/savedmodel")), at=f"{variant.folder.name}/data/savedmodel")
+    wanted = (tags or "").replace(",", " ").split()
+    saved_model = read_saved_model(variant.artefact("data/savedmodel"), wanted or DEFAULT_TAGS)
+    return replace(saved_model, at=f"{variant.folder.name}/data/savedmodel")
 
 
 def read_frozen_graph(path: Path) -> Artefact:
     """Read a serialised ``GraphDef``."""
-    from tensorflow.core.framework.graph_pb2 import GraphDef
-
-    return Artefact(_parsed(path, GraphDef()), str(path))
+    return Artefact(without_devices(parsed_graph(path)), str(path))
 
 
-def read_saved_model(folder: Path) -> Artefact:
+def read_saved_model(folder: Path, tags: Collection[str] = DEFAULT_TAGS) -> Artefact:
     """Read a SavedModel: of `tf.saved_model.save`, of Keras' ``export`` or of the TF1 builder.
+
+    Parameters
+    ----------
+    folder
+        Where it lies.
+    tags
+        What the graph to run is tagged with; of several such graphs, the one with the fewest other tags is taken.
 
     Raises
     ------
     ModelLoadError
-        If it holds no graph for serving, or its variables are missing.
+        If it holds no such graph, or its variables are missing.
     """
-    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
-
-    meta_graph = _serving_graph(_parsed(folder / "saved_model.pb", SavedModel()), folder)
+    meta_graph = _tagged_graph(parsed_saved_model(folder), folder, set(tags))
     own = {INIT_SIGNATURE, TRAINING_SIGNATURE}
     return Artefact(
-        graph_def=meta_graph.graph_def,
+        graph_def=without_devices(meta_graph.graph_def),
         at=str(folder),
         signatures={name: sig for name, sig in meta_graph.signature_def.items() if name not in own},
         restore=_restore(meta_graph, folder),
@@ -138,25 +155,15 @@ def names_of_init_ops(value: object) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _parsed(path: Path, message: Any) -> Any:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelLoadError(f"cannot be read: {error.strerror}", at=str(path)) from error
-    with loading(str(path)):
-        message.ParseFromString(content)
-    return message
-
-
-def _serving_graph(saved_model: Any, folder: Path) -> Any:
+def _tagged_graph(saved_model: Any, folder: Path, tags: set[str]) -> Any:
     graphs = sorted(
-        (graph for graph in saved_model.meta_graphs if _SERVING_TAG in graph.meta_info_def.tags),
+        (graph for graph in saved_model.meta_graphs if tags <= set(graph.meta_info_def.tags)),
         key=lambda graph: len(graph.meta_info_def.tags),
     )
     if not graphs:
         there = "; ".join(", ".join(map(repr, graph.meta_info_def.tags)) for graph in saved_model.meta_graphs) or "none"
-        what = f"the SavedModel has no graph with the tag {_SERVING_TAG!r} (tags: {there})"
-        raise ModelLoadError(what, at=str(folder), remedy=f"save it with the tag {_SERVING_TAG!r}")
+        what = f"the SavedModel has no graph with the tag {', '.join(map(shown, sorted(tags)))} (tags: {there})"
+        raise ModelLoadError(what, at=str(folder), remedy="choose those of a graph by the option tags")
     return graphs[0]
 
 

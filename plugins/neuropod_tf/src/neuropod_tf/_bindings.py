@@ -10,6 +10,7 @@ from neuropod_core import ModelLoadError, Problem, TensorSpec
 from neuropod_core.errors import shown
 from neuropod_tf._analysis import reached
 from neuropod_tf._artefact import Artefact
+from neuropod_tf._signatures import Signature
 from neuropod_tf._tensors import dtype_of
 
 __all__ = ["Bindings", "bind"]
@@ -23,19 +24,22 @@ class Bindings:
     outputs: Mapping[str, Any]
 
 
-def bind(graph: Any, artefact: Artefact, signature: Any, mapping: Mapping[str, str], problem: Problem) -> Bindings:
+def bind(
+    graph: Any, artefact: Artefact, signature: Signature, mapping: Mapping[str, str], problem: Problem
+) -> Bindings:
     """Find every tensor of `problem`, by `mapping` first, then by the names of `signature`.
+
+    Names in `mapping` that the problem does not have mean nothing, as to the original's reader.
 
     Raises
     ------
     ModelLoadError
         If one is missing or of another type or shape, or if the model needs an input that the problem does not have.
     """
-    _check_mapping(mapping, problem, artefact)
     sides = (("input", problem.inputs), ("output", problem.outputs))
     found = {}
     for side, specs in sides:
-        offered = getattr(signature, f"{side}s") if signature is not None else {}
+        offered = getattr(signature, f"{side}s")
         finder = _Finder(graph, artefact, side, offered, mapping)
         found[side] = {spec.name: finder.find(spec) for spec in specs}
     bindings = Bindings(found["input"], found["output"])
@@ -57,7 +61,7 @@ class _Finder:
         name = self.mapping.get(spec.name, spec.name)
         known_by = self.offered.get(name) if name in self.offered else None
         if known_by is not None:
-            tensor = self._tensor(_tensor_name(known_by, name, self.artefact), spec)
+            tensor = self._tensor(known_by.name, spec)
         elif spec.name in self.mapping or not self.artefact.signatures:
             tensor = self._tensor(name, spec)
         else:
@@ -90,33 +94,18 @@ class _Finder:
         raise ModelLoadError(what, at=f"{self.side}s.{spec.name}")
 
 
-def _check_mapping(mapping: Mapping[str, str], problem: Problem, artefact: Artefact) -> None:
-    known = {spec.name for spec in (*problem.inputs, *problem.outputs)}
-    unknown = sorted(set(mapping) - known)
-    if unknown:
-        what = f"node_name_mapping names {', '.join(map(shown, unknown))} (the problem has: {', '.join(sorted(known))})"
-        raise ModelLoadError(what, at=artefact.at)
-
-
-def _check_inputs(bindings: Bindings, artefact: Artefact, signature: Any) -> None:
+def _check_inputs(bindings: Bindings, artefact: Artefact, signature: Signature) -> None:
     feeds = [tensor.name for tensor in bindings.inputs.values()]
     twice = sorted(name for name, tensor in bindings.inputs.items() if feeds.count(tensor.name) > 1)
     if twice:
         raise ModelLoadError(f"the inputs {', '.join(map(repr, twice))} are one tensor of the model", at=artefact.at)
-    keys = {known_by.name: key for key, known_by in signature.inputs.items()} if signature is not None else {}
+    keys = {known_by.name: key for key, known_by in signature.inputs.items()}
     nodes = reached(artefact.graph_def, (tensor.name for tensor in bindings.outputs.values()), feeds)
     needed = [keys.get(f"{node.name}:0", node.name) for node in nodes if node.op == "Placeholder"]
     if needed:
         ours = ", ".join(map(repr, bindings.inputs)) or "none"
         what = f"the model also needs the inputs {', '.join(map(repr, sorted(needed)))} (the problem has: {ours})"
         raise ModelLoadError(what, at=artefact.at, remedy="add them to the problem")
-
-
-def _tensor_name(known_by: Any, key: str, artefact: Artefact) -> str:
-    if known_by.WhichOneof("encoding") not in (None, "name"):
-        what = f"{key!r} of the signature is a {known_by.WhichOneof('encoding')}, not one dense tensor"
-        raise ModelLoadError(what, at=artefact.at, remedy="export a signature of dense tensors")
-    return str(known_by.name)
 
 
 def _lengths(shape: Any) -> tuple[int | None, ...] | None:

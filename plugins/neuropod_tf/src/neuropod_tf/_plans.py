@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, NoReturn
@@ -41,16 +41,23 @@ class Plan:
         return replace(self, run=_refuse)
 
 
-def arrays_in_order(names: tuple[str, ...], copied: frozenset[str]) -> Callable[[Tensors], Sequence[Array]]:
-    """Give a function that picks `names` out of a dictionary, with copies of those in `copied`."""
-    if copied.intersection(names):
-        return lambda inputs: [inputs[name].copy() if name in copied else inputs[name] for name in names]
+def arrays_in_order(
+    names: tuple[str, ...], changed: Mapping[str, Callable[[Array], Array]]
+) -> Callable[[Tensors], Sequence[Array]]:
+    """Give a function that picks `names` out of a dictionary, each as `changed` makes it, if it is there."""
+    if not changed.keys().isdisjoint(names):
+        ways = [(name, changed.get(name, _as_it_is)) for name in names]
+        return lambda inputs: [change(inputs[name]) for name, change in ways]
     if len(names) > 1:
         return itemgetter(*names)
     if names:
         (only,) = names
         return lambda inputs: (inputs[only],)
     return lambda _: ()
+
+
+def _as_it_is(array: Array) -> Array:
+    return array
 
 
 def _refuse(*_arrays: Any) -> NoReturn:

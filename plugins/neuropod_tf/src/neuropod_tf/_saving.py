@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from neuropod_core import PackagingError, Problem, TensorSpec
+from neuropod_core import PackagingError, Problem
 from neuropod_core.errors import shown
 from neuropod_tf import _keras
 from neuropod_tf._artefact import DEFAULT_SIGNATURE
 from neuropod_tf._errors import summary
+from neuropod_tf._specs import tensor_spec
 
-__all__ = ["save_trackable", "tensor_spec"]
+__all__ = ["save_trackable"]
 
 
 def save_trackable(
@@ -28,7 +29,7 @@ def save_trackable(
     import tensorflow as tf
 
     if _keras.is_model(thing):
-        _keras.export(thing, folder, problem)
+        _keras.export(thing, folder, problem, mapping)
         return
     if _has_signatures(thing):
         tf.saved_model.save(thing, str(folder), signatures=dict(thing.signatures))
@@ -93,11 +94,3 @@ def _traced(function: Any, problem: Problem, mapping: Mapping[str, str]) -> Any:
     except TypeError as error:
         what = f"the function cannot be traced with the arguments {', '.join(map(repr, named))}: {summary(error)}"
         raise PackagingError(what, remedy="call its arguments as the inputs, or give it an input_signature") from error
-
-
-def tensor_spec(spec: TensorSpec, name: str) -> Any:
-    """Give a spec of a problem as TensorFlow's."""
-    import tensorflow as tf
-
-    shape = [dim if isinstance(dim, int) else None for dim in spec.shape]
-    return tf.TensorSpec(shape, tf.dtypes.as_dtype(spec.dtype.value), name=name)

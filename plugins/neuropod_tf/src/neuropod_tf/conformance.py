@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
-from neuropod_core import Problem
+from neuropod_core import Array, Problem
 from neuropod_core.testing import BackendTests, StandardModel, WriteModel
 from neuropod_tf.packagers import create_tensorflow_neuropod
 
@@ -63,3 +64,7 @@ class TestTensorFlow(BackendTests):
             )
 
         return write
+
+    def to_numpy(self, tensor: Any) -> Array:
+        """Give a tensor as an array by TensorFlow's own means, which know bfloat16 too."""
+        return np.asarray(tensor.numpy() if tf.is_tensor(tensor) else tensor)

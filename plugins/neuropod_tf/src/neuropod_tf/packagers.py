@@ -7,16 +7,19 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuropod_core import NeuropodError, PackagingError, Problem
+from neuropod_core.errors import shown
 from neuropod_core.packaging import PackageArguments, new_package
 from neuropod_tf import _keras
-from neuropod_tf._artefact import DEFAULT_SIGNATURE, names_of_init_ops, read_saved_model
+from neuropod_tf._artefact import DEFAULT_TAGS, names_of_init_ops, read_saved_model
 from neuropod_tf._errors import summary
+from neuropod_tf._protos import parsed_graph
 from neuropod_tf._saving import save_trackable
+from neuropod_tf._signatures import Signature
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -37,6 +40,7 @@ def create_tensorflow_neuropod(
     node_name_mapping: Mapping[str, str] | None = None,
     init_op_names: str | Sequence[str] | None = None,
     signature: str | None = None,
+    tags: str | Sequence[str] | None = None,
     **arguments: Unpack[PackageArguments],
 ) -> None:
     """Package a TensorFlow model; exactly one of the four sources is given.
@@ -54,7 +58,8 @@ def create_tensorflow_neuropod(
         object, the function called `signature` is served; else its ``serving_default``, its ``__call__`` or its only
         `tf.function`. One without ``input_signature`` is traced with the specs of the problem, by argument names.
     frozen_graph_path, graph_def
-        A graph without variables, serialised in a file or as a ``GraphDef``.
+        A graph, serialised in a file (as text if it is called ``.pbtxt``) or as a ``GraphDef``. Variables in it are
+        brought to life by `init_op_names`.
     node_name_mapping
         Names of the problem -> keys of the signature, or names of nodes (``scope/node`` or ``scope/node:0``). A graph
         needs it for every tensor, a SavedModel where the names differ.
@@ -62,6 +67,8 @@ def create_tensorflow_neuropod(
         Operations to run once when the model is loaded.
     signature
         The signature to run, ``serving_default`` by default.
+    tags
+        Tags of the graph in `saved_model_dir` to run, ``serve`` by default.
     arguments
         See `neuropod_core.packaging.PackageArguments`.
 
@@ -77,12 +84,14 @@ def create_tensorflow_neuropod(
         "frozen_graph_path": frozen_graph_path,
         "graph_def": graph_def,
     }
-    source = _only_source(given, dict(node_name_mapping or {}), signature)
+    source = _only_source(given, dict(node_name_mapping or {}), signature, tags)
     with new_package(_PLATFORM, neuropod_path=neuropod_path, model_name=model_name, **arguments) as new, _packaging():
         data = new.folder / "data"
         data.mkdir()
+        _check_names(source.mapping, new.problem)
         found = _WRITERS[source.argument](source, data, new.problem)
-        _write_config(new.folder, {**found, **source.mapping}, init_op_names, signature)
+        chosen = {"signature": signature, "tags": ",".join(source.tags)}
+        _write_config(new.folder, {**found, **source.mapping}, init_op_names, chosen)
 
 
 def create_keras_neuropod(
@@ -126,9 +135,9 @@ def create_keras_neuropod(
             arguments["input_spec"], arguments["output_spec"] = _keras.specs_of(model, names, mapping)
     with new_package(_PLATFORM, neuropod_path=neuropod_path, model_name=model_name, **arguments) as new, _packaging():
         folder = new.folder / "data" / "savedmodel"
-        _keras.export(model, folder, new.problem)
-        known = _keras.exported_names(names, read_saved_model(folder).signature(None))
-        _write_config(new.folder, _keras.keys_of(new.problem, known, mapping), None, None)
+        _keras.export(model, folder, new.problem, mapping)
+        known = _keras.exported_names(names, read_saved_model(folder).signature(None), new.problem)
+        _write_config(new.folder, _keras.keys_of(new.problem, known, mapping))
 
 
 @dataclass(frozen=True)
@@ -139,18 +148,24 @@ class _Source:
     value: Any
     mapping: Mapping[str, str]
     signature: str | None
+    tags: tuple[str, ...]
 
 
-def _only_source(given: Mapping[str, Any], mapping: Mapping[str, str], signature: str | None) -> _Source:
+def _only_source(
+    given: Mapping[str, Any], mapping: Mapping[str, str], signature: str | None, tags: str | Sequence[str] | None
+) -> _Source:
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
         raise PackagingError(f"expected exactly one of {', '.join(given)}, got {', '.join(names) or 'none'}")
-    return _Source(names[0], given[names[0]], mapping, signature)
+    if tags and names != ["saved_model_dir"]:
+        raise PackagingError("only a saved_model_dir has graphs to choose from by tags", remedy="leave out tags")
+    wanted = (tags,) if isinstance(tags, str) else tuple(tags or ())
+    return _Source(names[0], given[names[0]], mapping, signature, wanted)
 
 
 def _write_saved_model(source: _Source, data: Path, problem: Problem) -> dict[str, str]:
     del problem
-    read_saved_model(Path(source.value)).signature(source.signature or DEFAULT_SIGNATURE)
+    read_saved_model(Path(source.value), source.tags or DEFAULT_TAGS).signature(source.signature)
     shutil.copytree(source.value, data / "savedmodel", copy_function=shutil.copyfile)
     return {}
 
@@ -158,12 +173,15 @@ def _write_saved_model(source: _Source, data: Path, problem: Problem) -> dict[st
 def _write_trackable(source: _Source, data: Path, problem: Problem) -> dict[str, str]:
     folder = data / "savedmodel"
     save_trackable(source.value, folder, problem, source.mapping, source.signature)
-    return _by_position(read_saved_model(folder).signature(source.signature or DEFAULT_SIGNATURE), problem)
+    return _by_position(read_saved_model(folder).signature(source.signature), problem)
 
 
 def _write_frozen_graph(source: _Source, data: Path, problem: Problem) -> dict[str, str]:
     _check_complete(source, problem)
-    shutil.copyfile(source.value, data / "model.pb")
+    path = Path(source.value)
+    if path.suffix == ".pbtxt":
+        return _write_graph_def(replace(source, value=parsed_graph(path)), data, problem)
+    shutil.copyfile(path, data / "model.pb")
     return {}
 
 
@@ -182,6 +200,14 @@ _WRITERS: Mapping[str, Callable[[_Source, Path, Problem], dict[str, str]]] = {
 }
 
 
+def _check_names(mapping: Mapping[str, str], problem: Problem) -> None:
+    known = {spec.name for spec in (*problem.inputs, *problem.outputs)}
+    unknown = sorted(set(mapping) - known)
+    if unknown:
+        what = f"node_name_mapping names {', '.join(map(shown, unknown))} (the problem has: {', '.join(sorted(known))})"
+        raise PackagingError(what)
+
+
 def _check_complete(source: _Source, problem: Problem) -> None:
     """Hold the mapping of a graph, which has no signature to speak for it, against the problem."""
     if source.signature is not None:
@@ -194,7 +220,7 @@ def _check_complete(source: _Source, problem: Problem) -> None:
         raise PackagingError(what, remedy="name a node for every input and output")
 
 
-def _by_position(signature: Any, problem: Problem) -> dict[str, str]:
+def _by_position(signature: Signature, problem: Problem) -> dict[str, str]:
     """Pair outputs that TensorFlow numbered, for want of names, with those of the problem in their order."""
     numbered = [f"output_{number}" for number in range(len(problem.outputs))]
     if sorted(signature.outputs) != sorted(numbered):
@@ -203,11 +229,13 @@ def _by_position(signature: Any, problem: Problem) -> dict[str, str]:
 
 
 def _write_config(
-    folder: Path, mapping: Mapping[str, str], init_ops: str | Sequence[str] | None, signature: str | None
+    folder: Path,
+    mapping: Mapping[str, str],
+    init_ops: str | Sequence[str] | None = None,
+    chosen: Mapping[str, str | None] | None = None,
 ) -> None:
     fields: dict[str, object] = {"node_name_mapping": dict(mapping), "init_op_names": list(names_of_init_ops(init_ops))}
-    if signature is not None:
-        fields["signature"] = signature
+    fields |= {key: value for key, value in (chosen or {}).items() if value}
     (folder / "config.json").write_text(json.dumps(fields, indent=4, sort_keys=True), "utf-8")
 
 

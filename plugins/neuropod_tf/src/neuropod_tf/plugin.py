@@ -8,7 +8,7 @@ from neuropod_core import Backend, Descriptor, Executor, LoadOptions, Trust, Var
 
 __all__ = ["TensorFlowBackend", "neuropod_backend", "neuropod_contract"]
 
-neuropod_contract = (1, 0)
+neuropod_contract = (1, 1)
 """The contract that this plugin was written for."""
 
 DESCRIPTOR = Descriptor(
@@ -30,6 +30,7 @@ DESCRIPTOR = Descriptor(
     options=MappingProxyType(
         {
             "signature": "the signature of a SavedModel to run, instead of the packaged one or serving_default",
+            "tags": "tags of the graph of a SavedModel to run, with commas between them, instead of serve",
             "intra_op_threads": "threads inside one operation; for a whole process, the first session decides",
             "inter_op_threads": "operations that run side by side; 1 runs them all in the caller's thread",
         }

@@ -17,7 +17,16 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from neuropod_core import Executor, InferenceError, LoadOptions, Names, PackageFormatError, Tensors, Variant
+from neuropod_core import (
+    Executor,
+    InferenceError,
+    LoadOptions,
+    Names,
+    NativeTensors,
+    PackageFormatError,
+    Tensors,
+    Variant,
+)
 from neuropod_core.backend import Array
 from neuropod_core.errors import shown
 from neuropod_tf._analysis import Traits
@@ -27,8 +36,10 @@ from neuropod_tf._calls import callable_for
 from neuropod_tf._custom_ops import load_custom_ops
 from neuropod_tf._devices import device_of, intra_op_threads, session_config
 from neuropod_tf._errors import inference_error, loading
+from neuropod_tf._native import arrays_of, tensors_of
 from neuropod_tf._plans import Plan, arrays_in_order
-from neuropod_tf._tensors import as_array, as_strings, first_unencodable
+from neuropod_tf._state import bring_to_life
+from neuropod_tf._tensors import as_array, as_strings, change_of, first_unencodable, is_text, plain
 
 __all__ = ["SessionExecutor", "StatefulSessionExecutor", "import_graph", "open_executor", "traits_of"]
 
@@ -45,16 +56,16 @@ def open_executor(variant: Variant, options: LoadOptions) -> SessionExecutor:
     """
     from tensorflow.compat.v1 import Session
 
-    artefact = read_variant(variant)
+    artefact = read_variant(variant, options.text("tags") or _text(variant, "tags"))
     device = device_of(options)
     with loading(artefact.at), ExitStack() as undo:
         load_custom_ops(variant.custom_ops)
         graph = import_graph(artefact)
-        signature = artefact.signature(options.text("signature") or variant.config.get("signature"))
+        signature = artefact.signature(options.text("signature") or _text(variant, "signature"))
         bindings = bind(graph, artefact, signature, _mapping(variant), variant.problem)
         session = Session(graph=graph, config=session_config(options, device))
         undo.callback(session.close)
-        _bring_to_life(session, artefact, names_of_init_ops(variant.config.get("init_op_names")))
+        bring_to_life(session, artefact, names_of_init_ops(variant.config.get("init_op_names")))
         traits = traits_of(artefact, bindings)
         executor = (StatefulSessionExecutor if traits.keeps_state else SessionExecutor)(
             session,
@@ -102,7 +113,7 @@ class SessionExecutor(Executor):
 
     def __init__(self, session: Any, bindings: Bindings, *, device: str, inline: bool, copies_inputs: bool) -> None:
         self._session, self._inputs, self._device, self._inline = session, bindings.inputs, device, inline
-        self._copied = frozenset(_numbers(bindings.inputs)) if copies_inputs else frozenset[str]()
+        self._changed, self._copies_inputs = _changed(bindings.inputs, copies=copies_inputs), copies_inputs
         self._finish = {name: finish for name in bindings.outputs if (finish := _finish(name, bindings.outputs[name]))}
         self._fetched = _fetched(session.graph, bindings.outputs)
         session.graph.finalize()
@@ -125,6 +136,10 @@ class SessionExecutor(Executor):
             results[name] = finished(results[name])
         return results
 
+    def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
+        """Run the model in its session, and give what comes out as TensorFlow's tensors around the same memory."""
+        return tensors_of(self.infer(arrays_of(inputs), outputs))
+
     def close(self) -> None:
         """Close the session and let go of its graph."""
         self._plans.clear()
@@ -145,7 +160,7 @@ class SessionExecutor(Executor):
                 "device": self._device,
                 "operations": "in the caller's thread" if self._inline else "in TensorFlow's threads",
                 "intra_op_threads": intra_op_threads(LoadOptions()) or "TensorFlow's default",
-                "copies_inputs": bool(self._copied),
+                "copies_inputs": self._copies_inputs,
             }
         )
 
@@ -165,7 +180,7 @@ class SessionExecutor(Executor):
         fetches = [self._fetched[name] for name in outputs]
         run = callable_for(self._session, feeds, fetches, inline=self._inline) if fetches else _nothing
         finish = tuple((name, self._finish[name]) for name in outputs if name in self._finish)
-        return Plan(inputs, outputs, finish, arrays_in_order(inputs, self._copied), run)
+        return Plan(inputs, outputs, finish, arrays_in_order(inputs, self._changed), run)
 
 
 class StatefulSessionExecutor(SessionExecutor):
@@ -175,23 +190,9 @@ class StatefulSessionExecutor(SessionExecutor):
     stateful = True
 
 
-def _bring_to_life(session: Any, artefact: Artefact, init_ops: tuple[str, ...]) -> None:
-    """Restore the variables, then run the operations that fill tables, then those that the package names."""
-    operation, checkpoint = artefact.restore
-    steps = [(operation, checkpoint)] if operation else []
-    steps += [(name, artefact.assets) for name in artefact.init_ops]
-    steps += [(name, {}) for name in init_ops]
-    for name, fed in steps:
-        session.run(session.graph.get_operation_by_name(_node(name)), fed)
-
-
 def _runs_inline(traits: Traits, options: LoadOptions) -> bool:
     threads = options.integer("inter_op_threads")
     return traits.is_chain if threads is None else threads == 1
-
-
-def _node(name: str) -> str:
-    return name.removeprefix("^").partition(":")[0]
 
 
 def _fetched(graph: Any, outputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,9 +209,9 @@ def _owned(tensor: Any) -> Any:
     """
     from tensorflow import raw_ops
 
-    if tensor.dtype.base_dtype.name == "string":
+    if is_text(tensor):
         return raw_ops.Identity(input=tensor)  # TensorFlow makes new objects of text.
-    return raw_ops.Snapshot(input=raw_ops.GuaranteeConst(input=tensor))
+    return raw_ops.Snapshot(input=raw_ops.GuaranteeConst(input=plain(tensor)))
 
 
 def _dismantle(graph: Any) -> None:
@@ -224,13 +225,14 @@ def _dismantle(graph: Any) -> None:
 
 def _finish(name: str, tensor: Any) -> Callable[[Any], Array] | None:
     """Give what makes an array of a result, None where a session always gives one: of numbers of a rank above 0."""
-    if tensor.dtype.base_dtype.name == "string":
+    if is_text(tensor):
         return partial(as_strings, name)
     return None if tensor.shape.rank else as_array
 
 
-def _numbers(tensors: Mapping[str, Any]) -> list[str]:
-    return [name for name, tensor in tensors.items() if tensor.dtype.base_dtype.name != "string"]
+def _changed(tensors: Mapping[str, Any], *, copies: bool) -> dict[str, Callable[[Array], Array]]:
+    changes = {name: change_of(tensor, copies=copies) for name, tensor in tensors.items()}
+    return {name: change for name, change in changes.items() if change is not None}
 
 
 def _nothing(*_arrays: Any) -> tuple[()]:
@@ -240,6 +242,13 @@ def _nothing(*_arrays: Any) -> tuple[()]:
 def _text_error(inputs: Tensors) -> InferenceError | None:
     name = first_unencodable(inputs)
     return None if name is None else InferenceError("a text has no UTF-8 form", at=f"inputs.{name}")
+
+
+def _text(variant: Variant, key: str) -> str | None:
+    value = variant.config.get(key)
+    if value is not None and not isinstance(value, str):
+        raise PackageFormatError(f"{key} is a name, not {shown(value)}", at="0/config.json")
+    return value
 
 
 def _mapping(variant: Variant) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ import torch
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.problem import Problem
 from neuropod_torch._signature import Signature
-from neuropod_torch._tensors import Converter, lent, owned
+from neuropod_torch._tensors import Converter, lent, owned, owned_result
 
 __all__ = ["INFERENCE", "METHOD", "Call", "Recover", "method_source", "python_call"]
 
@@ -33,16 +33,21 @@ _PYTHON = """
 def infer(inputs, outputs=None):
     try:
         {arguments}
-        if is_inferring():
-            {results} = call({converted})
-        else:
-            with inference(True):
-                {results} = call({converted})
+        {call}
         results = {{{returned}}}
         return results if outputs is None else {{name: results[name] for name in outputs}}
     except Exception as error:
         return recover(inputs, outputs, error)
 """
+
+_INFERRING = """if is_inferring():
+            {call}
+        else:
+            with inference(True):
+                {call}"""
+
+_TRACKED = """with no_grad():
+            {call}"""  # Tensors made in inference mode are no use to a caller who trains or writes.
 
 INFERENCE = getattr(torch._C, "_InferenceMode", torch.inference_mode)  # noqa: SLF001 - has a public way out
 """The class within `torch.inference_mode`, which takes a third of its time; pass True."""
@@ -71,7 +76,12 @@ def _forward_call(signature: Signature, names: Sequence[str]) -> list[str]:
 
 
 def python_call(
-    method: Callable[..., Any], inputs: Mapping[str, Converter], outputs: Mapping[str, bool], recover: Recover
+    method: Callable[..., Any],
+    inputs: Mapping[str, Converter],
+    outputs: Mapping[str, bool],
+    recover: Recover,
+    *,
+    native: bool = False,
 ) -> tuple[Call, dict[str, Any]]:
     """Write the function in Python, and give it with its globals: who empties those lets go of the model.
 
@@ -82,18 +92,22 @@ def python_call(
     inputs
         Name -> what makes of an array what `method` takes.
     outputs
-        Name -> whether the array over the result's memory is the caller's without further ado.
+        Name -> whether the result's memory is the caller's without further ado.
     recover
         Is asked if anything fails.
+    native
+        Whether results stay tensors.
     """
-    names: dict[str, Any] = {"call": method, "recover": recover, "inference": INFERENCE, "owned": owned}
+    names: dict[str, Any] = {"call": method, "recover": recover, "inference": INFERENCE}
+    names |= {"owned": owned_result if native else owned, "no_grad": torch.no_grad}
     names |= {"tensor": torch.from_numpy, "lent": lent, "is_inferring": torch.is_inference_mode_enabled}
     names |= {f"converted{index}": convert for index, convert in enumerate(inputs.values())}
+    converted = ", ".join(_converted(index, convert) for index, convert in enumerate(inputs.values()))
+    call = f"{', '.join(f'r{index}' for index, _ in enumerate(outputs))} = call({converted})"
     source = _PYTHON.format(
         arguments="; ".join(f"a{index} = inputs[{name!r}]" for index, name in enumerate(inputs)) or "pass",
-        converted=", ".join(_converted(index, convert) for index, convert in enumerate(inputs.values())),
-        results=", ".join(f"r{index}" for index, _ in enumerate(outputs)),
-        returned=", ".join(_returned(index, *output) for index, output in enumerate(outputs.items())),
+        call=(_TRACKED if native else _INFERRING).format(call=call),
+        returned=", ".join(_returned(index, *output, native=native) for index, output in enumerate(outputs.items())),
     )
     exec(compile(source, "<neuropod_torch call>", "exec"), names)  # noqa: S102 - names enter as literals, by repr
     return cast("Call", names["infer"]), names
@@ -105,5 +119,6 @@ def _converted(index: int, convert: Converter) -> str:
     return f"converted{index}(a{index})"
 
 
-def _returned(index: int, name: str, is_own: bool) -> str:  # noqa: FBT001 - an item of a mapping
-    return f"{name!r}: " + (f"r{index}.numpy()" if is_own else f"owned(r{index}, {name!r})")
+def _returned(index: int, name: str, is_own: bool, *, native: bool) -> str:  # noqa: FBT001 - an item of a mapping
+    as_given = f"r{index}" if native else f"r{index}.numpy()"
+    return f"{name!r}: " + (as_given if is_own else f"owned(r{index}, {name!r})")

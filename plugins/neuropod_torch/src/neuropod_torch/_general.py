@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from neuropod_core.backend import Array, Tensors
+from neuropod_core.backend import NativeTensors, Tensors
 from neuropod_core.errors import InferenceError
 from neuropod_core.problem import Problem
 from neuropod_torch._program import Program
-from neuropod_torch._tensors import Converter, owned
+from neuropod_torch._tensors import Converter, owned, owned_result
 
 __all__ = ["GeneralCall"]
 
@@ -45,7 +45,14 @@ class GeneralCall:
             result = self._forward(given) if self._takes_dict else self._forward(**given)
             return {name: owned(value, name) for name, value in self._named(result) if value is not None}
 
-    def _given(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+    def native(self, inputs: NativeTensors) -> NativeTensors:
+        """Run the model once, and leave results as tensors."""
+        with torch.no_grad():
+            given = self._given(inputs)
+            result = self._forward(given) if self._takes_dict else self._forward(**given)
+            return {name: owned_result(value, name) for name, value in self._named(result) if value is not None}
+
+    def _given(self, inputs: NativeTensors) -> dict[str, Any]:
         for name in self._needed:
             if name not in inputs:
                 what = "the model needs this input, and the call leaves it out"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelLoadError, PackageFormatError, shown
 from neuropod_core.problem import Problem, TensorSpec
 
-__all__ = ["Interface", "Port", "check_fit", "is_condition", "named_inputs", "named_outputs"]
+__all__ = ["Interface", "Port", "check_fit", "is_condition", "named_inputs", "named_outputs", "without_implied"]
 
 _LONGEST_CONDITION = 1000
 _REMEDY = "package it with a problem that fits, or export a module that does"
@@ -218,6 +218,26 @@ def _check_port(port: Port, spec: TensorSpec) -> None:
         lengths = ", ".join("?" if length is None else str(length) for length in port.shape)
         what = f"the program takes {port.dtype}[{lengths}], the problem says {spec.notation}"
         raise ModelLoadError(what, f"inputs.{spec.name}", _REMEDY)
+
+
+def without_implied(interface: Interface, problem: Problem) -> Interface:
+    """Drop the conditions that hold for every input that solves the problem: they were checked before."""
+    specs = {spec.name: spec for spec in problem.inputs}
+    said = {
+        f"s{place}[{axis}]": length
+        for place, port in interface.ports
+        for axis, length in enumerate(specs[port.name].shape)
+    }
+    kept = tuple(condition for condition in interface.conditions if not _is_implied(condition, said))
+    return replace(interface, conditions=kept)
+
+
+def _is_implied(condition: str, said: Mapping[str, object]) -> bool:
+    left, equal, right = condition.partition(" == ")
+    if not equal or left not in said:
+        return False
+    length = said[left]
+    return str(length) == right if isinstance(length, int) else length is not None and said.get(right) == length
 
 
 def _may_be(said: object, length: int | None) -> bool:

@@ -19,6 +19,7 @@ __all__ = [
     "native_tensor",
     "owned",
     "owned_array",
+    "owned_result",
     "owned_tensor",
     "storage_uses",
     "texts",
@@ -112,6 +113,11 @@ def owned_array(tensor: torch.Tensor, others: tuple[torch.Tensor, ...] = ()) -> 
         return brain
     array: Array = tensor.numpy()
     return array
+
+
+def owned_result(value: object, name: str) -> Any:
+    """Give what a model returned as a tensor that belongs to the caller; texts as an array."""
+    return value.detach().clone() if isinstance(value, torch.Tensor) else owned(value, name)
 
 
 def owned_tensor(tensor: torch.Tensor, others: tuple[torch.Tensor, ...] = ()) -> torch.Tensor:

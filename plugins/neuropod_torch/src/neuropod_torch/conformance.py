@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from neuropod_core import DType, Problem
+from neuropod_core import Array, DType, Problem
 from neuropod_core.testing import BackendTests, StandardModel, WriteModel
 from neuropod_torch._quiet import quiet_jit
+from neuropod_torch.conformance_export import native_array
 from neuropod_torch.packagers import create_torchscript_neuropod
 
 __all__ = ["TestTorchScript"]
@@ -44,6 +45,10 @@ class TestTorchScript(BackendTests):
             create_torchscript_neuropod(neuropod_path=path, model_name=model.value, module=script, problem=problem)
 
         return write
+
+    def to_numpy(self, tensor: Any) -> Array:
+        """Give a tensor of torch as an array; texts are one."""
+        return native_array(tensor)
 
 
 def _identity(problem: Problem) -> str:

@@ -15,7 +15,7 @@ from neuropod_torch._devices import device_for, set_threads
 from neuropod_torch._errors import load_error
 from neuropod_torch._exported import devices_of, effects_of, flat_call, interface_of
 from neuropod_torch._flat import FlatExecutor, FlatProgram
-from neuropod_torch._interface import check_fit
+from neuropod_torch._interface import check_fit, without_implied
 from neuropod_torch._quiet import quiet_torch
 
 __all__ = ["ARTEFACT", "load", "opened_program"]
@@ -53,6 +53,7 @@ def flat_program(program: Any, problem: Problem, device: torch.device) -> FlatPr
     """
     interface = interface_of(program, problem)
     check_fit(interface, problem)
+    interface = without_implied(interface, problem)
     facts = {"sizes": [interface.told(condition) for condition in interface.conditions]}
     return FlatProgram(flat_call(program), False, interface, effects_of(program), device, facts)  # noqa: FBT003 - by name in the class
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from neuropod_core.backend import Array, Executor, LoadOptions, Names, Tensors
+from neuropod_core.backend import Array, Executor, LoadOptions, Names, NativeTensors, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelClosedError
 from neuropod_core.problem import Problem, TensorSpec
@@ -21,7 +22,7 @@ from neuropod_torch._general import GeneralCall
 from neuropod_torch._program import Program, prepared
 from neuropod_torch._quiet import quiet_jit
 from neuropod_torch._rewrap import rewrapped
-from neuropod_torch._tensors import Converter, copied, lent, texts
+from neuropod_torch._tensors import Converter, converter, copied, lent, texts
 
 __all__ = ["TorchScriptExecutor", "load"]
 
@@ -71,45 +72,76 @@ class TorchScriptExecutor(Executor):
         self, program: Program, problem: Problem, device: torch.device, input_devices: Mapping[str, str]
     ) -> None:
         converters = {spec.name: _converter(spec, program, device, input_devices) for spec in problem.inputs}
-        self._general: GeneralCall | None = GeneralCall(program, problem, converters)
+        any_tensor = {spec.name: _converter_of_any(spec, program, device, input_devices) for spec in problem.inputs}
+        self._general: GeneralCall | None = GeneralCall(program, problem, any_tensor)
         self._description = _description(program, problem, device)
         self.stateful = program.facts.keeps_state
         self.thread_safe = not self.stateful
-        self._names: dict[str, Any] = {}
+        self._names: list[dict[str, Any]] = []
         if program.method is not None:
-            outputs = dict(_outputs(problem, program, device))
-            call, self._names = python_call(program.method, converters, outputs, self._recovered)
-            vars(self)["infer"] = call  # Spares each call a call.
+            arrays, tensors = _outputs(problem, program, device), _native_outputs(problem, program)
+            call, names = python_call(program.method, converters, arrays, self._recovered)
+            native, more = python_call(program.method, any_tensor, tensors, self._recovered_native, native=True)
+            self._names = [names, more]
+            vars(self).update(infer=call, infer_native=native)  # Spares each call a call.
+
+    takes_native = True
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         """Run the model once; see `Executor.infer`. Every output is computed, those not asked for are dropped."""
         try:
-            results = self._called(inputs)
-            return results if outputs is None else {name: results[name] for name in outputs if name in results}
+            return _asked_for(self._opened(inputs), outputs)
+        except Exception as error:
+            raise inference_error(error) from error
+
+    def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
+        """Run the model once, and leave the results as tensors of torch; see `Executor.infer_native`."""
+        try:
+            return _asked_for(self._opened.native(inputs), outputs)
         except Exception as error:
             raise inference_error(error) from error
 
     def close(self) -> None:
         """Let go of the module, and of its memory on the device."""
         self._general = None
-        self._names["call"] = self._called
+        for names in self._names:
+            names["call"] = _closed
         vars(self).pop("infer", None)
+        vars(self).pop("infer_native", None)
 
     @property
     def description(self) -> Mapping[str, object]:
         """Versions, device, threads of torch, and what is copied."""
         return self._description | {"intra_op_threads": torch.get_num_threads()}
 
-    def _called(self, inputs: Tensors) -> Tensors:
-        if self._general is None:
-            raise ModelClosedError("the model was closed", remedy="load it again")
-        return self._general(inputs)
+    @property
+    def _opened(self) -> GeneralCall:
+        return self._general or _closed()
 
     def _recovered(self, inputs: Tensors, outputs: Names, error: Exception) -> Tensors:
         """Repeat a call that left inputs out, or had what is no plain array or tensor; translate every other error."""
-        if isinstance(error, KeyError) or (not self.stateful and _is_about_numpy(error)):
+        if self._is_to_be_repeated(inputs, error):
             return TorchScriptExecutor.infer(self, inputs, outputs)
         raise inference_error(error) from error
+
+    def _recovered_native(self, inputs: NativeTensors, outputs: Names, error: Exception) -> NativeTensors:
+        if isinstance(error, KeyError):
+            return TorchScriptExecutor.infer_native(self, inputs, outputs)
+        raise inference_error(error) from error
+
+    def _is_to_be_repeated(self, inputs: NativeTensors, error: Exception) -> bool:
+        """Tell whether a call did not reach the model, or may reach it twice."""
+        if isinstance(error, AttributeError):  # A tensor of a framework is taken for an array before anything runs.
+            return not all(isinstance(value, np.ndarray) for value in inputs.values())
+        return isinstance(error, KeyError) or (not self.stateful and _is_about_numpy(error))
+
+
+def _closed(*_: object) -> Any:
+    raise ModelClosedError("the model was closed", remedy="load it again")
+
+
+def _asked_for(results: dict[str, Any], outputs: Names) -> dict[str, Any]:
+    return results if outputs is None else {name: results[name] for name in outputs if name in results}
 
 
 def _converter(spec: TensorSpec, program: Program, device: torch.device, input_devices: Mapping[str, str]) -> Converter:
@@ -124,13 +156,31 @@ def _converter(spec: TensorSpec, program: Program, device: torch.device, input_d
     return sent
 
 
-def _outputs(problem: Problem, program: Program, device: torch.device) -> list[tuple[str, bool]]:
+def _converter_of_any(
+    spec: TensorSpec, program: Program, device: torch.device, input_devices: Mapping[str, str]
+) -> Converter:
+    """Give what takes arrays and tensors of any framework, if not as quickly as `_converter`."""
+    if spec.dtype is DType.STRING:
+        return texts
+    target = torch.device("cpu") if input_devices.get(spec.name) == "CPU" else device
+    return converter(target, copies=program.facts.writes_inputs)
+
+
+def _native_outputs(problem: Problem, program: Program) -> dict[str, bool]:
+    """Name each output, with whether the tensor can become the caller's as it is."""
+    return {
+        spec.name: not shared and spec.dtype is not DType.STRING
+        for spec, shared in zip(problem.outputs, program.facts.shared, strict=True)
+    }
+
+
+def _outputs(problem: Problem, program: Program, device: torch.device) -> dict[str, bool]:
     """Name each output, with whether the memory of the result can become the caller's as it is."""
     plain = device.type == "cpu"
-    return [
-        (spec.name, plain and not shared and spec.dtype not in (DType.STRING, DType.BFLOAT16))
+    return {
+        spec.name: plain and not shared and spec.dtype not in (DType.STRING, DType.BFLOAT16)
         for spec, shared in zip(problem.outputs, program.facts.shared, strict=True)
-    ]
+    }
 
 
 def _is_about_numpy(error: Exception) -> bool:

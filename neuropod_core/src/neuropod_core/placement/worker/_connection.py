@@ -95,7 +95,7 @@ class Connection:
             self.abandoned.popleft().clear()
 
     def accuse(self, error: WorkerProtocolError) -> None:
-        """The worker said what no worker says: nothing more is believed."""
+        """Believe nothing more of a worker that said what no worker says."""
         self.failure = self.failure or error
         with suppress(OSError):
             self._link.shutdown(socket.SHUT_RDWR)

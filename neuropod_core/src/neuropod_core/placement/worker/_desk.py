@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from math import prod
 from typing import Any
@@ -82,12 +83,30 @@ class _Request:
         self.views: Tensors = {}
 
 
+@dataclass(frozen=True)
+class Served:
+    """What all slots of a worker share.
+
+    Parameters
+    ----------
+    executor, problem, platform
+        The model.
+    segment
+        Gives a segment by its number, waiting until the parent has sent it.
+    """
+
+    executor: Executor
+    problem: Problem
+    platform: str
+    segment: Callable[[int], Segment]
+
+
 class GrantedRoom:
     """The room that the parent granted for the results of one call."""
 
     def __init__(self, memory: Any, spot: tuple[int, ...]) -> None:
         self.memory, self.spot, self._end = memory, spot, 0
-        self.made: list[tuple[Any, int]] = []
+        self.made: list[tuple[Any, int]] = []  # Arrays, and where each begins.
 
     def clear(self) -> None:
         """Forget what was made for the call before."""
@@ -126,8 +145,9 @@ class GrantedRoom:
         """Whether `results` are exactly the arrays made here, in the same places as the last time."""
         if type(results) is not dict or len(results) != len(places) or len(self.made) != len(places):
             return False
-        for (name, shape, dtype, offset), (array, start) in zip(places, self.made, strict=True):
-            if results.get(name) is not array or start != offset or array.shape != shape or array.dtype is not dtype:
+        for (name, shape, dtype, offset), (made, start) in zip(places, self.made, strict=True):
+            array: Any = results.get(name)
+            if array is not made or start != offset or array.shape != shape or array.dtype is not dtype:
                 return False
         return True
 
@@ -139,9 +159,7 @@ class Desk:
     ----------
     slot, bell, ring
         Where calls come in, what wakes this side, and what wakes the parent's.
-    segment
-        Gives a segment by its number, waiting until the parent has sent it.
-    executor, problem, platform
+    served
         What runs.
     """
 
@@ -150,16 +168,13 @@ class Desk:
         slot: Slot,
         bell: Doorbell,
         ring: Doorbell,
-        segment: Callable[[int], Segment],
-        executor: Executor,
-        problem: Problem,
-        platform: str,
+        served: Served,
         *,
         spins: bool,
     ) -> None:
-        self._slot, self._words, self._bell, self._ring, self._segment = slot, slot.words, bell, ring, segment
-        self._executor, self._platform = executor, platform
-        self._notations = {spec.name: spec.notation for spec in problem.outputs}
+        self._slot, self._words, self._bell, self._ring = slot, slot.words, bell, ring
+        self._segment, self._executor, self._platform = served.segment, served.executor, served.platform
+        self._notations = {spec.name: spec.notation for spec in served.problem.outputs}
         self._spin = Spin(allowed=spins)
         self._traces = _logger.isEnabledFor(logging.DEBUG)
         self._requests: dict[int, _Request] = {}
@@ -244,9 +259,9 @@ class Desk:
         if last is not None and room.holds(results, last[1]):
             return last[0]
         filled = self._last_granted
-        if filled is not None and filled[0] == spot and not room.made and type(results) is dict:
-            if filled[2].fill(results):
-                return filled[1]
+        known = filled is not None and filled[0] == spot and not room.made and type(results) is dict
+        if known and filled is not None and filled[2].fill(results):
+            return filled[1]
         return self._hand_over(self._shippable(results), room)
 
     def _room_of(self, spot: tuple[int, ...]) -> GrantedRoom:
@@ -416,4 +431,3 @@ def _unforeseen(platform: str, error: Exception) -> InferenceError:
     said = InferenceError(f"the {platform} backend raised {type(error).__name__}: {error}")
     said.__cause__ = error
     return said
-

@@ -85,10 +85,10 @@ class WorkerExecutor(Executor):
         """Run the model in a worker."""
         connection = self._only.connection
         try:
-            line = connection.gate.free.pop()  # type: ignore[union-attr]  # else: AttributeError
-        except (AttributeError, IndexError):
+            line = connection.gate.free.pop()
+        except (AttributeError, IndexError):  # There is no connection, or none of its lines is free.
             connection, line = self._line(None, None)
-        return self._through(connection, line, inputs, outputs, None)  # type: ignore[arg-type]  # it is one by now
+        return self._through(connection, line, inputs, outputs)
 
     def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
         """Run the model in a worker; between processes, tensors are NumPy arrays."""
@@ -98,7 +98,7 @@ class WorkerExecutor(Executor):
         """Run the model in a worker, and wait no longer than `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         connection, line = self._line(deadline, timeout_s)
-        return self._through(connection, line, inputs, outputs, deadline, timeout_s)
+        return self._through(connection, line, inputs, outputs, deadline=deadline, timeout_s=timeout_s)
 
     async def infer_async(self, inputs: Tensors, outputs: Names = None, timeout_s: float | None = None) -> Tensors:
         """Run the model in a worker while the loop goes on."""
@@ -107,7 +107,7 @@ class WorkerExecutor(Executor):
         started = perf_counter_ns()
         try:
             results = await _carried(line, inputs, outputs, deadline)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
             if error is line.failure and line.untouched:
                 left_s = None if deadline is None else deadline - time.monotonic()
                 return await self.infer_async(inputs, outputs, left_s)
@@ -127,7 +127,8 @@ class WorkerExecutor(Executor):
         if not nbytes:
             return super().allocate(shape, dtype)
         lease = self._pool.lend(self._pool.allocate(nbytes))
-        return np.ndarray(shape, dtype.numpy, buffer=lease.owner())  # type: ignore[arg-type]  # an array is a buffer
+        array: Array = np.ndarray(shape, dtype.numpy, buffer=lease.owner())
+        return array
 
     def stats(self) -> dict[str, Any]:
         """Count what has happened so far."""
@@ -153,13 +154,14 @@ class WorkerExecutor(Executor):
         line: Line,
         inputs: Tensors,
         outputs: Names,
-        deadline: float | None,
+        *,
+        deadline: float | None = None,
         timeout_s: float | None = None,
     ) -> Tensors:
         started = perf_counter_ns()
         try:
             results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
             if error is line.failure and line.untouched:
                 return self.infer_within(None if deadline is None else deadline - time.monotonic(), inputs, outputs)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
@@ -181,7 +183,8 @@ class WorkerExecutor(Executor):
 
     async def _line_async(self, deadline: float | None, timeout_s: float | None) -> tuple[Connection, Line]:
         while True:
-            connection = self._found() or await asyncio.to_thread(self._connection, deadline, timeout_s)
+            found = self._found()
+            connection = found if found is not None else await asyncio.to_thread(self._connection, deadline, timeout_s)
             line = await _delivered(connection, deadline)
             if line is not None:
                 return connection, line
@@ -216,9 +219,7 @@ class WorkerExecutor(Executor):
 
     # -- when a call does not come to its end
 
-    def _said(
-        self, error: BaseException, connection: Connection, line: Line, timeout_s: float | None
-    ) -> BaseException:
+    def _said(self, error: BaseException, connection: Connection, line: Line, timeout_s: float | None) -> BaseException:
         line.failed += 1
         if isinstance(error, WorkerProtocolError):
             connection.accuse(error)
@@ -290,34 +291,43 @@ async def _answered(line: Line, deadline: float | None) -> None:
 
 
 async def _delivered(connection: Connection, deadline: float | None) -> Line | None:
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Line | None] = loop.create_future()
-
-    def deliver(line: Line | None) -> None:
-        try:
-            loop.call_soon_threadsafe(arrive, line)
-        except RuntimeError:  # The loop was closed meanwhile.
-            if line is not None:
-                connection.gate.give(line)
-
-    def arrive(line: Line | None) -> None:
-        if not future.cancelled():
-            future.set_result(line)
-        elif line is not None:
-            connection.gate.give(line)
-
-    if connection.gate.free:
-        line = connection.gate.take(0)
-        if line is not None:
-            return line
-    connection.gate.ask(deliver)
+    """Wait for a line on the loop; None if the time is up or the connection ends."""
+    if connection.gate.free and (line := connection.gate.take(0)) is not None:
+        return line
+    order = _Order(connection)
+    connection.gate.ask(order.deliver)
     try:
-        return await asyncio.wait_for(future, None if deadline is None else max(deadline - time.monotonic(), 0))
+        return await asyncio.wait_for(order.future, None if deadline is None else max(deadline - time.monotonic(), 0))
     except asyncio.TimeoutError:
         return None
     finally:
-        if future.cancelled():
-            connection.gate.withdraw(deliver)
+        if order.future.cancelled():
+            connection.gate.withdraw(order.deliver)
+
+
+class _Order:
+    """A line on its way to a task; one that comes too late goes back."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._loop = connection, asyncio.get_running_loop()
+        self.future: asyncio.Future[Line | None] = self._loop.create_future()
+
+    def deliver(self, line: Line | None) -> None:
+        """Bring the line, from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._arrive, line)
+        except RuntimeError:  # The loop was closed meanwhile.
+            self._return(line)
+
+    def _arrive(self, line: Line | None) -> None:
+        if self.future.done():
+            self._return(line)
+        else:
+            self.future.set_result(line)
+
+    def _return(self, line: Line | None) -> None:
+        if line is not None:
+            self._connection.gate.give(line)
 
 
 def _late(timeout_s: float | None, doing: str) -> DeadlineError:

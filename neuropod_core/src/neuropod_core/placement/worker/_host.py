@@ -19,7 +19,7 @@ from neuropod_core.errors import ModelLoadError, NeuropodError, WorkerProtocolEr
 from neuropod_core.placement._in_process import InProcess
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._board import Doorbell, Shape, Slot
-from neuropod_core.placement.worker._desk import Desk
+from neuropod_core.placement.worker._desk import Desk, Served
 from neuropod_core.placement.worker._memory import Segment, adopt_segment
 from neuropod_core.placement.worker._recipe import descriptor_facts
 from neuropod_core.placement.worker._spin import may_spin
@@ -51,7 +51,7 @@ class Service:
     """Serves a loaded model: one thread for each slot, one that listens to the parent."""
 
     def __init__(self, executor: Executor, problem: Problem, platform: str) -> None:
-        self._executor, self._problem, self._platform = executor, problem, platform
+        self._served = Served(executor, problem, platform, self._segment)
         self._segments: dict[int, Segment] = {}
         self._news = threading.Condition()
 
@@ -63,11 +63,9 @@ class Service:
         desks = [
             Desk(
                 Slot(board, shape, number),
-                *bells[2 * number : 2 * number + 2],
-                self._segment,
-                self._executor,
-                self._problem,
-                self._platform,
+                bells[2 * number],
+                bells[2 * number + 1],
+                self._served,
                 spins=may_spin(),
             )
             for number in range(slots)
@@ -92,9 +90,9 @@ class Service:
             while (got := _frames.receive(link)) is not None:
                 self._hear(*got)
         except (OSError, NeuropodError) as error:
-            print(f"the parent cannot be understood: {error}", file=sys.stderr)
+            sys.stderr.write(f"the parent cannot be understood: {error}\n")
         with suppress(Exception):  # The process ends, whatever the executor says to that.
-            self._executor.close()
+            self._served.executor.close()
         _end(0)
 
     def _hear(self, message: Mapping[str, Any], descriptors: list[int]) -> None:
@@ -113,7 +111,7 @@ def _serve(desk: Desk) -> None:
         desk.serve()
     except SystemExit as stop:
         _end(stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it is, a slot that nobody serves must end the worker
         import traceback
 
         traceback.print_exc()

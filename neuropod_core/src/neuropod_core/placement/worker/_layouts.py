@@ -56,7 +56,8 @@ class Place:
     def view(self, memory: Any, offset: int | None = None) -> Array:
         """Give the tensor as an array over `memory`."""
         start = self.offset if offset is None else offset
-        return np.ndarray(self.shape, self.dtype.numpy, buffer=memory, offset=start)
+        view: Array = np.ndarray(self.shape, self.dtype.numpy, buffer=memory, offset=start)
+        return view
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def decode_text(data: bytes, place: Place) -> Array:
         ends = np.frombuffer(data, np.uint64, count).tolist()
         text = data[8 * count :]
         if (ends[-1] if ends else 0) != len(text) or sorted(ends) != ends:
-            raise ValueError("its ends do not fit")
+            raise ValueError("its ends do not fit")  # noqa: TRY301 - said together with what else may be wrong
         return object_array(_cut(text, ends), place.shape)
     except ValueError as error:  # UnicodeDecodeError is one too.
         raise WorkerProtocolError(f"text tensor {place.name!r} cannot be read: {error}") from error

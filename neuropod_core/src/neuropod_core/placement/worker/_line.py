@@ -99,10 +99,7 @@ class _Request:
 
 
 def _are_same(known: Sequence[tuple[str, ref[Array]]], inputs: Mapping[str, Any]) -> bool:
-    for name, array in known:
-        if inputs.get(name) is not array() or len(inputs) != len(known):
-            return False
-    return True
+    return len(inputs) == len(known) and all(inputs.get(name) is array() for name, array in known)
 
 
 def _never(_: object) -> bool:

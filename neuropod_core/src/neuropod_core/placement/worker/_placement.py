@@ -114,9 +114,7 @@ class Worker(Placement):
         )
         return WorkerExecutor(recipes, limits, self.shared_memory_bytes, kills_late=self.kills_late)
 
-    def _home_and_order(
-        self, backend: Backend, variant: Variant, options: LoadOptions
-    ) -> tuple[Home, dict[str, Any]]:
+    def _home_and_order(self, backend: Backend, variant: Variant, options: LoadOptions) -> tuple[Home, dict[str, Any]]:
         package_folder = str(variant.folder.parent)
         if self.environment is None:
             return Home(caged=self._caged, readable=(package_folder,)), order_for(backend, variant, options)
@@ -150,5 +148,3 @@ class Worker(Placement):
         if self.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = str(self.gpus[number % len(self.gpus)])
         return {**variables, **self.variables}
-
-

@@ -88,10 +88,11 @@ class Process:
         self._streams: list[IO[bytes]] = [stream for stream in (self._popen.stdout, self._popen.stderr) if stream]
         self._pidfd = os.pidfd_open(self.pid)
         self._poll = select.poll()
-        for descriptor in (self.link, self._pidfd, self.wake.descriptor, *self._streams):
+        watched: list[Any] = [self.link, self._pidfd, self.wake.descriptor, *self._streams]
+        for descriptor in watched:
             self._poll.register(descriptor, select.POLLIN)
         for stream in self._streams:
-            os.set_blocking(stream.fileno(), False)  # noqa: FBT003 - the standard library's signature
+            os.set_blocking(stream.fileno(), False)
         _frames.send(self.link, self._first_message(home, settings))
 
     def watch(self, also: Sequence[int] = (), timeout_s: float | None = None) -> list[dict[str, Any]]:
@@ -219,9 +220,7 @@ class Process:
         path = [entry or str(Path.cwd()) for entry in sys.path] if home.python is None else []
         cage = {"scratch": self._scratch, "readable": list(home.readable)} if home.caged else None
         debug = _logger.isEnabledFor(logging.DEBUG)
-        return {
-            **settings, "parent": os.getpid(), "path": path, "lent": list(home.lent), "cage": cage, "debug": debug
-        }
+        return {**settings, "parent": os.getpid(), "path": path, "lent": list(home.lent), "cage": cage, "debug": debug}
 
     def _log(self, stream: IO[bytes]) -> None:
         for _ in range(64):  # As much as a pipe holds; what a worker writes without end must not keep us here.

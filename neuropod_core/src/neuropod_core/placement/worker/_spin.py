@@ -21,7 +21,7 @@ _LONGEST_PAUSE = 1024
 own_threads: set[int] = set()
 """Threads of this process that wait for workers, and never for the interpreter."""
 
-running_threads = _thread._count  # type: ignore[attr-defined]  # not documented, and there since 3.0
+running_threads = _thread._count  # noqa: SLF001 - undocumented, and there since 3.0; `threading` takes a lock for it
 """Counts the Python threads beside the main one; a caller is alone if all of them are `own_threads`."""
 
 

@@ -138,7 +138,7 @@ class Supervisor:
         try:
             while not self._closing.is_set() and self.failure is None:
                 self._one_life()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, callers must not wait for ever
+        except BaseException as error:  # Whatever it is, callers must not wait for ever.
             _logger.exception("%s: its supervisor failed", self._recipe.name)
             self._give_up(WorkerStartError(f"the supervisor failed: {type(error).__name__}: {error}"))
         if self.failure is None:
@@ -148,9 +148,9 @@ class Supervisor:
         """Start a worker, watch it until it ends, and wait before the next."""
         try:
             connection = self._started()
-        except NeuropodError as error:
+        except NeuropodError as refusal:
             self._stop_process()
-            self._count_fault(error)
+            self._count_fault(refusal)
             return
         if connection is None:
             self._stop_process()
@@ -313,5 +313,3 @@ def _registered(run: Callable[[], None]) -> Callable[[], None]:
 def _wrote(process: Process) -> str:
     lines = process.last_lines
     return f"; it wrote: {' | '.join(lines)}" if lines else ""
-
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from neuropod_core import errors
 from neuropod_core.errors import InferenceError, NeuropodError, shown
@@ -66,7 +66,7 @@ def _built(facts: Mapping[str, Any]) -> NeuropodError:
         words = " ".join(map(str, arguments)) if isinstance(arguments, list) else shown(arguments)
         return InferenceError(_cut(f"the worker raised {name}: {words}"))
     try:
-        error = kind(*map(_thawed, arguments))
+        error = kind(*(cast("Any", _thawed(argument)) for argument in arguments))
         str(error)
     except Exception:  # noqa: BLE001 - facts that do not fit the class are somebody else's words
         return InferenceError(_cut(f"the worker raised {name} with {shown(arguments)}"))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -64,35 +65,35 @@ class Lab(Executor):
         return MappingProxyType({"lab": "yes", "pid": os.getpid(), "python": sys.version.split()[0]})
 
 
-def _x(inputs: Tensors) -> np.ndarray:
+def _x(inputs: Tensors) -> Any:
     return inputs.get("x", np.zeros(0))
 
 
-def _sleep(lab: Lab, seconds: str, inputs: Tensors) -> np.ndarray:
+def _sleep(lab: Lab, seconds: str, inputs: Tensors) -> Any:
     time.sleep(float(seconds))
     return _x(inputs).copy()
 
 
-def _spin(lab: Lab, seconds: str, inputs: Tensors) -> np.ndarray:
+def _spin(lab: Lab, seconds: str, inputs: Tensors) -> Any:
     until = time.monotonic() + float(seconds)
     while time.monotonic() < until:
         pass
     return _x(inputs).copy()
 
 
-def _kill(lab: Lab, number: str, inputs: Tensors) -> np.ndarray:
+def _kill(lab: Lab, number: str, inputs: Tensors) -> Any:
     os.kill(os.getpid(), int(number))
     time.sleep(30)
     return _x(inputs)
 
 
-def _segfault(lab: Lab, argument: str, inputs: Tensors) -> np.ndarray:
+def _segfault(lab: Lab, argument: str, inputs: Tensors) -> Any:
     print("about to read address 0", file=sys.stderr)
     ctypes.string_at(0)
     return _x(inputs)
 
 
-def _raise(lab: Lab, name: str, inputs: Tensors) -> np.ndarray:
+def _raise(lab: Lab, name: str, inputs: Tensors) -> Any:
     if name == "mismatch":
         raise TensorMismatchError("inputs.x", "float64[3]", "float64[2]", "pass three")
     if name == "memory":
@@ -107,7 +108,7 @@ def _raise(lab: Lab, name: str, inputs: Tensors) -> np.ndarray:
         raise InferenceError("outer") from error
 
 
-def _write(lab: Lab, argument: str, inputs: Tensors) -> np.ndarray:
+def _write(lab: Lab, argument: str, inputs: Tensors) -> Any:
     try:
         inputs["x"][0] = -1
     except ValueError:
@@ -115,24 +116,24 @@ def _write(lab: Lab, argument: str, inputs: Tensors) -> np.ndarray:
     return np.ones(1)
 
 
-def _grow(lab: Lab, megabytes: str, inputs: Tensors) -> np.ndarray:
+def _grow(lab: Lab, megabytes: str, inputs: Tensors) -> Any:
     lab.kept.append(np.ones(int(megabytes) << 17))
     return np.zeros(1)
 
 
-def _made(lab: Lab, argument: str, inputs: Tensors) -> np.ndarray:
+def _made(lab: Lab, argument: str, inputs: Tensors) -> Any:
     made = results.empty(_x(inputs).shape, np.float64)
     made[...] = _x(inputs)
     return made
 
 
-def _print(lab: Lab, text: str, inputs: Tensors) -> np.ndarray:
+def _print(lab: Lab, text: str, inputs: Tensors) -> Any:
     print(text)
     print(text, file=sys.stderr)
     return np.zeros(1)
 
 
-def _settings(lab: Lab, name: str, inputs: Tensors) -> np.ndarray:
+def _settings(lab: Lab, name: str, inputs: Tensors) -> Any:
     found: dict[str, Callable[[], float]] = {
         "pid": os.getpid,
         "cpus": lambda: len(os.sched_getaffinity(0)),
@@ -144,7 +145,7 @@ def _settings(lab: Lab, name: str, inputs: Tensors) -> np.ndarray:
     return np.array([float(found[name]())])
 
 
-COMMANDS: dict[str, Callable[[Lab, str, Tensors], np.ndarray]] = {
+COMMANDS: dict[str, Callable[[Lab, str, Tensors], Any]] = {
     "copy": lambda lab, _, inputs: _x(inputs).copy(),
     "double": lambda lab, _, inputs: _x(inputs) * 2,
     "repeat": lambda lab, times, inputs: np.tile(_x(inputs), int(times)),
@@ -152,7 +153,7 @@ COMMANDS: dict[str, Callable[[Lab, str, Tensors], np.ndarray]] = {
     "leave": lambda lab, code, inputs: sys.exit(int(code)),
     "environment": lambda lab, name, inputs: np.array([float(os.environ[name])]),
     "wrong": lambda lab, _, inputs: np.zeros(1, np.float32),
-    "list": lambda lab, _, inputs: [1.0],  # type: ignore[arg-type, return-value]  # what no executor may return
+    "list": lambda lab, _, inputs: [1.0],  # What no executor may return.
     "view": lambda lab, _, inputs: _x(inputs)[::-1],
     "sleep": _sleep,
     "spin": _spin,

@@ -1,0 +1,164 @@
+"""Old and new side by side: one application, workers of other Pythons with other NumPys and other frameworks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from neuropod_core import InterpreterError, Neuropod, Problem, TrustError, Worker, load_neuropod, sandbox
+from neuropod_core.packagers import create_onnx_neuropod, create_python_neuropod
+
+uv = pytest.importorskip("uv")
+
+VERSIONS = Path(os.environ.get("PYENV_ROOT", Path("~/.pyenv").expanduser())) / "versions"
+OLD = {"3.10": ("numpy==1.26.4", "onnxruntime==1.17.3"), "3.12": ("numpy==2.1.3", "onnxruntime==1.20.1")}
+PROBLEM = Problem.of({"x": "float32[N, 4]"}, {"y": "float32[N, 4]"}, name="twice")
+
+MakeEnvironment = Callable[..., Path]
+
+
+def uv_run(*arguments: object) -> None:
+    quiet = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "VIRTUAL_ENV": ""}
+    subprocess.run([uv.find_uv_bin(), *map(str, arguments)], check=True, env=quiet, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> MakeEnvironment:
+    """Make a virtual environment of a Python with some packages."""
+    made: dict[Any, Path] = {}
+
+    def make(version: str, *requirements: str) -> Path:
+        key = (version, *requirements)
+        if key not in made:
+            python = next(iter(sorted(VERSIONS.glob(f"{version}.*/bin/python"))), None)
+            if python is None and sys.version_info[:2] != tuple(map(int, version.split("."))):
+                pytest.skip(f"there is no Python {version}")
+            folder = tmp_path_factory.mktemp("environment") / "venv"
+            uv_run("venv", "--python", python or sys.executable, folder)
+            if requirements:
+                uv_run("pip", "install", "--python", folder, *requirements)
+            made[key] = folder
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Package a graph that every ONNX Runtime here can read."""
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        "twice",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, tmp_path / "model.onnx")
+    path = tmp_path / "twice.neuropod"
+    create_onnx_neuropod(neuropod_path=path, model_name="twice", model=model, problem=PROBLEM)
+    return path
+
+
+@pytest.fixture
+def models() -> Iterator[list[Neuropod]]:
+    opened: list[Neuropod] = []
+    yield opened
+    for model in opened:
+        model.close()
+
+
+def test_runtimes_and_pythons_of_several_ages_run_side_by_side(
+    package: Path, environment: MakeEnvironment, models: list[Neuropod]
+) -> None:
+    models.append(load_neuropod(package))
+    for version, requirements in OLD.items():
+        models.append(load_neuropod(package, placement=Worker(environment=environment(version, *requirements))))
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+    results = [model.infer({"x": x})["y"] for model in models]
+
+    assert [model.framework_version for model in models[1:]] == ["1.17.3", "1.20.1"]
+    assert models[0].framework_version not in ("1.17.3", "1.20.1")
+    assert all(np.array_equal(result, 2 * x) for result in results)
+
+
+def test_an_environment_without_the_framework_is_told_so(package: Path, environment: MakeEnvironment) -> None:
+    with pytest.raises(Exception, match="needs onnxruntime") as raised:
+        load_neuropod(package, placement=Worker(environment=environment("3.12", "numpy==2.1.3")))
+
+    assert type(raised.value).__name__ == "FrameworkNotFoundError"
+
+
+def test_an_environment_without_numpy_is_told_so(package: Path, environment: MakeEnvironment) -> None:
+    with pytest.raises(InterpreterError, match="numpy is not installed"):
+        load_neuropod(package, placement=Worker(environment=environment("3.12")))
+
+
+def test_a_foreign_worker_in_a_sandbox(package: Path, environment: MakeEnvironment, models: list[Neuropod]) -> None:
+    if sandbox.available().missing:
+        pytest.skip("this kernel has no sandbox")
+    place = Worker(environment=environment("3.12", *OLD["3.12"]))
+    models.append(load_neuropod(package, placement=place, trust="sandboxed"))
+
+    assert models[0].infer({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2.0] * 4]
+
+
+SCALE = """
+import numpy as np
+import six
+
+def entry(data_path):
+    def scale(x):
+        return {"y": x * np.float32(len(six.__version__)), "numpy": np.array([str(np.__version__)], dtype=object)}
+    return scale
+"""
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Path:
+    """Package Python code with a lock that is not what is installed here."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "scaled.py").write_text(SCALE)
+    path = tmp_path / "scaled.neuropod"
+    create_python_neuropod(
+        neuropod_path=path,
+        model_name="scaled",
+        data_paths=[],
+        code_path_spec=[{"python_root": str(tmp_path / "code"), "dirs_to_package": [""]}],
+        entrypoint_package="scaled",
+        entrypoint="entry",
+        requirements="numpy==1.26.4\nsix==1.16.0\n",
+        hashes=True,
+        neuropod_load_args={"placement": Worker(environment="package")},  # It is proved where it will run.
+        problem=Problem.of({"x": "float32[N]"}, {"y": "float32[N]", "numpy": "string[1]"}, name="scaled"),
+    )
+    return path
+
+
+def test_a_package_brings_its_own_environment(locked: Path, models: list[Neuropod]) -> None:
+    place = Worker(environment="package")
+    with pytest.raises(TrustError):
+        load_neuropod(locked, placement=place)
+    models.append(load_neuropod(locked, placement=place, trust="code"))
+
+    results = models[0].infer({"x": np.ones(2, np.float32)})
+
+    assert results["y"].tolist() == [6.0, 6.0]
+    assert results["numpy"].tolist() == ["1.26.4"]
+
+
+def test_a_package_in_its_own_environment_and_a_sandbox(locked: Path, models: list[Neuropod]) -> None:
+    if sandbox.available().missing:
+        pytest.skip("this kernel has no sandbox")
+    models.append(load_neuropod(locked, placement=Worker(environment="package"), trust="sandboxed"))
+
+    assert models[0].infer({"x": np.ones(1, np.float32)})["numpy"].tolist() == ["1.26.4"]
