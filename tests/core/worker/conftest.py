@@ -14,7 +14,11 @@ from neuropod_core.testing import fake_package
 
 PROBLEM = Problem.of(
     {"command": "string[]", "x": {"dtype": "float64", "shape": ["N"], "optional": True}},
-    {"y": "float64[M]", "note": {"dtype": "string", "shape": [], "optional": True}},
+    {
+        "y": "float64[M]",
+        "also": {"dtype": "float64", "shape": ["K"], "optional": True},
+        "note": {"dtype": "string", "shape": [], "optional": True},
+    },
     name="lab",
 )
 

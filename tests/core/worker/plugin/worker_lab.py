@@ -44,6 +44,7 @@ class Lab(Executor):
         self.calls = 0
         self.running = 0
         self.kept: list[object] = []
+        self.also: Any = None  # What a command gives beside its result.
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         self.calls += 1
@@ -53,7 +54,12 @@ class Lab(Executor):
             made = COMMANDS[name](self, argument, inputs)
         finally:
             self.running -= 1
-        given = {"y": made, "note": np.full((), f"{name} {self.calls}", dtype=object)}
+        also, self.also = self.also, None
+        given = {
+            **({} if also is None else {"also": also}),
+            "y": made,
+            "note": np.full((), f"{name} {self.calls}", dtype=object),
+        }
         return given if outputs is None else {name: given[name] for name in outputs}
 
     def close(self) -> None:
@@ -127,6 +133,13 @@ def _made(lab: Lab, argument: str, inputs: Tensors) -> Any:
     return made
 
 
+def _mixed(lab: Lab, argument: str, inputs: Tensors) -> Any:
+    """Give one result that was made in place, and before it one that was not and is written over it."""
+    lab.also = np.full(_x(inputs).shape, -1.0)
+    made = _made(lab, argument, inputs)
+    return made[1:] if argument == "slice" else made
+
+
 def _print(lab: Lab, text: str, inputs: Tensors) -> Any:
     print(text)
     print(text, file=sys.stderr)
@@ -163,6 +176,7 @@ COMMANDS: dict[str, Callable[[Lab, str, Tensors], Any]] = {
     "write": _write,
     "grow": _grow,
     "made": _made,
+    "mixed": _mixed,
     "print": _print,
     "settings": _settings,
 }
