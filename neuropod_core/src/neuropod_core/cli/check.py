@@ -30,6 +30,7 @@ _EPILOG = """\b
 Examples:
   neuropod plugins check neuropod-onnx
   neuropod plugins check onnx --report onnx.json
+  neuropod plugins check onnx --placement worker
   neuropod plugins check neuropod-mine --suite my_tests.conformance:TestMine
 """
 
@@ -37,13 +38,27 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("name", metavar="NAME", shell_complete=complete_plugins)
 @click.option("--suite", metavar="MODULE:CLASS", help="A suite to run instead of those that the plugin ships.")
+@click.option(
+    "--placement",
+    type=click.Choice(["in_process", "worker"]),
+    default="in_process",
+    show_default=True,
+    help="Where the models of the suite run; in workers, every check starts some.",
+)
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the report there as well.")
 @limit_option
 @json_option
 @verbose_option
 @click.pass_context
 def check(
-    context: click.Context, name: str, *, suite: str | None, report: Path | None, limit: float, as_json: bool
+    context: click.Context,
+    name: str,
+    *,
+    suite: str | None,
+    placement: str,
+    report: Path | None,
+    limit: float,
+    as_json: bool,
 ) -> None:
     """Run the conformance suite on the plugin NAME, a distribution or a platform, and tell how it did.
 
@@ -58,7 +73,7 @@ def check(
     _refuse_broken(plugins, limit)
     suites = {suite} if suite else _suites(plugins)
     with progress(f"checking {name}"):
-        document = _checked(suites, verbose="-v" in sys.argv or "--verbose" in sys.argv)
+        document = _checked(suites, placement, verbose="-v" in sys.argv or "--verbose" in sys.argv)
     if report is not None:
         report.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     output.show(Report(document, list(_blocks(document))))
@@ -88,11 +103,11 @@ def _suites(plugins: list[Plugin]) -> set[str]:
     return found
 
 
-def _checked(suites: Iterable[str], *, verbose: bool) -> dict[str, Any]:
+def _checked(suites: Iterable[str], placement: str, *, verbose: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="neuropod-check-") as name:
         folder = Path(name)
         (folder / "pytest.ini").write_text("[pytest]\n", "utf-8")  # Nothing above this folder configures the run.
-        (folder / "test_conformance.py").write_text(_module(sorted(suites)), "utf-8")
+        (folder / "test_conformance.py").write_text(_module(sorted(suites), placement), "utf-8")
         ran = _pytest(folder, verbose=verbose)
         try:
             document: dict[str, Any] = json.loads((folder / "report.json").read_text("utf-8"))
@@ -105,14 +120,19 @@ def _checked(suites: Iterable[str], *, verbose: bool) -> dict[str, Any]:
     return document
 
 
-def _module(suites: list[str]) -> str:
+def _module(suites: list[str], placement: str) -> str:
     """Write a test module in which pytest finds the suites, whatever they are called."""
     lines = []
     for number, suite in enumerate(suites):
         module, _, kind = suite.partition(":")
         if not all(part.isidentifier() for part in (*module.split("."), *kind.split("."))):
             raise BackendError(f"{suite!r} names no class", remedy="write it like package.module:Class")
-        lines.append(f"import {module}\nTest{number} = {module}.{kind}\n")
+        lines.append(f"import {module}\n")
+        if placement == "worker":
+            lines.append("from neuropod_core.testing import InWorker\n")
+            lines.append(f"class Test{number}(InWorker, {module}.{kind}):\n    pass\n")
+        else:
+            lines.append(f"Test{number} = {module}.{kind}\n")
     return "".join(lines)
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -154,6 +154,8 @@ def _settings(lab: Lab, name: str, inputs: Tensors) -> Any:
         "threads": threading.active_count,
         "interrupts": lambda: float(signal.getsignal(signal.SIGINT) == signal.SIG_IGN),
         "running": lambda: lab.running,
+        "told": lambda: float(_BACKEND.told.get("threads", 0)),
+        "teller": lambda: float(_BACKEND.told.get("pid", 0)),
     }
     return np.array([float(found[name]())])
 
@@ -184,6 +186,13 @@ COMMANDS: dict[str, Callable[[Lab, str, Tensors], Any]] = {
 
 class LabBackend(Backend):
     descriptor = Descriptor(platform="lab", trust=Trust.DATA, options={"flavour": "Anything at all."})
+    told: Mapping[str, Any] = MappingProxyType({})
+
+    def thread_settings(self) -> Mapping[str, Any]:
+        return {"threads": 3, "pid": os.getpid()}
+
+    def apply_thread_settings(self, settings: Mapping[str, Any]) -> None:
+        self.told = settings
 
     def load(self, variant: Variant, options: LoadOptions) -> Executor:
         fault = variant.config.get("fault")

@@ -228,7 +228,7 @@ class Desk:
             self._make_way()
 
     def _make_way(self) -> None:
-        """Go to another CPU where the parent looked for an answer in vain: it did so on the one that this side needs."""
+        """Go to another CPU where the parent looked for an answer in vain: it did so on the one that this side had."""
         self._passed_over += 1
         if self._passed_over & (self._passed_over - 1) == 0:  # Ever less often, while it does not help.
             leave_this_cpu()

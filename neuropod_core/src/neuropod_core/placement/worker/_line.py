@@ -340,6 +340,7 @@ class Line:
 
     def _put_anew(self, arrays: Tensors, outputs: Names, deadline: float | None) -> _Request:
         self._steady, self.used = False, True
+        outputs = None if outputs is None else tuple(outputs)
         where = self._where(arrays)
         self._kept = arrays if where else None  # They must not go back to the pool while the worker reads them.
         key = (outputs, *((name, array.shape, array.dtype, name in where) for name, array in arrays.items()))
