@@ -57,6 +57,25 @@ EXAMPLES = [
         "ops/libscaled_add.so",
         "run the model in a process of its own: load_neuropod(..., placement='worker')",
     ),
+    errors.DeadlineError(0.2, "its worker was busy with it", "give it longer, or pass more replicas"),
+    errors.SharedMemoryError(
+        "1114112 bytes do not fit shared memory of 1048576",
+        remedy="pass Worker(shared_memory_bytes=4194304) or smaller tensors",
+    ),
+    errors.WorkerDiedError(
+        "digits",
+        "signal 11 (SIGSEGV)",
+        ("Fatal Python error: Segmentation fault",),
+        "call again: another worker is started",
+    ),
+    errors.WorkerProtocolError("an answer has no status 77"),
+    errors.ForkedModelError(
+        "the model was loaded before this process was forked, and its worker is the parent's",
+        remedy="load the model in the child",
+    ),
+    errors.WorkerStartError(
+        "the worker ended by exit code 7 before it was ready; it wrote: no luck today", at="digits"
+    ),
     errors.ModelClosedError("the model is closed", remedy="load it again"),
 ]
 

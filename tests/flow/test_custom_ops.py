@@ -196,6 +196,14 @@ def test_library_that_the_application_has_loaded_is_not_loaded_again(
         assert model.infer({"x": X, "y": Y})["z"].tolist() == EXPECTED
 
 
+def test_worker_runs_a_library_that_clashes_with_one_of_this_process(
+    with_library: Callable[[bytes], Path], written: tuple[Path, list[float]], compiled: Any
+) -> None:
+    for path in (written[0], with_library(compiled("second").read_bytes())):
+        with load_neuropod(path, trust="code", placement="worker") as model:
+            assert model.infer({"x": X, "y": Y})["z"].tolist() == EXPECTED
+
+
 def test_library_for_another_machine_is_left_alone(
     platform: str, written: tuple[Path, list[float]], with_library: Callable[[bytes], Path], compiled: Any
 ) -> None:
