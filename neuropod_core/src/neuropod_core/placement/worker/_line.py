@@ -130,6 +130,9 @@ class _Answer:
         return True
 
 
+_Foreseen = tuple[int, BlockArray, Tensors]
+
+
 class Line:
     """Carries one call at a time to the worker and back.
 
@@ -159,6 +162,7 @@ class Line:
         self._requests: dict[Any, _Request] = {}
         self._answers: dict[int, _Answer] = {}
         self._copies: dict[int, Callable[[], Tensors]] = {}  # By the status that says: in the tray, as known.
+        self._expected: tuple[int, _Answer] | None = None  # Results that lay in a grant, with the status that said so.
         self._blocks: list[Block] = []
         self._grant: Block | None = None
         self._granted_before: Block | None = None
@@ -184,8 +188,11 @@ class Line:
             words[ALONE], words[ASKED] = 1, call
             if words[WORKER_SLEEPS]:
                 self._ring.ring()
+            foreseen = self._foreseen() if self._grant is not None else None
             for _ in LOOKS:
                 if words[ANSWERED] == call:
+                    if foreseen is not None and foreseen[0] == words[STATUS]:
+                        return self._lent(foreseen)
                     copies = self._copies.get(words[STATUS])
                     return copies() if copies else self._rest_of_call(deadline, spins=spins)
             self._spin.miss()
@@ -474,7 +481,7 @@ class Line:
         answer = _Answer(layout_from_json(message.get("results")), self.slot.result_tray)
         if len(answer.layout.places) > self.slot.shape.located:
             raise WorkerProtocolError(f"{len(answer.layout.places)} results are more than there can be")
-        self._answers[number] = answer
+        self._answers[number], self._expected = answer, None
         if answer.tray is not None:
             self._copies[number << KNOWN_IN_TRAY] = answer.tray.copies
         return answer
@@ -487,6 +494,21 @@ class Line:
         if self._request is not None:
             self._request.result_bytes = max([layout.nbytes, *(spot[1] + spot[2] for spot in where.values())])
         return where
+
+    def _foreseen(self) -> _Foreseen | None:
+        """While the worker computes, make the arrays that it will answer with if it answers as it did before."""
+        block, expected = self._grant, self._expected
+        if expected is None or block is None or not block.lent or expected[1].end > block.nbytes:
+            return None
+        owner = block.segment.bytes[block.offset : block.offset + block.nbytes].view(BlockArray)
+        owner.lease = None  # The line's own, until the answer is there.
+        spots = expected[1].spots
+        return expected[0], owner, {name: ndarray(shape, dtype, owner, offset) for name, shape, dtype, offset in spots}
+
+    def _lent(self, foreseen: _Foreseen) -> Tensors:
+        _, owner, results = foreseen
+        owner.lease, self._grant = Lease(self._results_shelf, self._grant), None  # type: ignore[arg-type]  # foreseen
+        return results
 
     def _lent_again(self, answer: _Answer) -> Tensors:
         """Lend results that lie where those of the last call lay."""
@@ -510,7 +532,8 @@ class Line:
         try:
             where = self._placed(layout, block.nbytes)
             if lends and number and answer.remember(where):
-                self._copies[(number << KNOWN_IN_TRAY) + KNOWN_IN_GRANT] = partial(self._lent_again, answer)
+                status = (number << KNOWN_IN_TRAY) + KNOWN_IN_GRANT
+                self._copies[status], self._expected = partial(self._lent_again, answer), (status, answer)
             memory = lease.owner() if lease else block.segment.bytes[block.offset : block.offset + block.nbytes]
             return _read(layout, memory, where, lends=lends)
         finally:
