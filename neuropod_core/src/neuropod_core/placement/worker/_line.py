@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -91,15 +91,30 @@ class _Request:
 
         self.fill, self.block = fill, block
 
-    def remember(self, arrays: Tensors, where: Where) -> None:
-        """Know the call again that passes the very same arrays, all of which lie in shared memory."""
+    def remember(self, arrays: Tensors, where: Where, name_again: Callable[[int, Array], bool]) -> None:
+        """Know the call again that passes arrays like these, all of which lie in shared memory."""
         if len(where) == len(arrays):
-            known = [(name, ref(array)) for name, array in arrays.items()]
-            self.fill = partial(_are_same, known)
+            known = [(name, ref(array), array.shape, array.dtype) for name, array in arrays.items()]
+            self.fill = partial(_lie_there, known, name_again)
 
 
-def _are_same(known: Sequence[tuple[str, ref[Array]]], inputs: Mapping[str, Any]) -> bool:
-    return len(inputs) == len(known) and all(inputs.get(name) is array() for name, array in known)
+def _lie_there(
+    known: list[tuple[str, ref[Array], tuple[int, ...], Any]],
+    name_again: Callable[[int, Array], bool],
+    inputs: Mapping[str, Any],
+) -> bool:
+    """Whether `inputs` lie in shared memory, each the one that was there the last time, or named as another one."""
+    if len(inputs) != len(known):
+        return False
+    for number, (name, before, shape, dtype) in enumerate(known):
+        array = inputs.get(name)
+        if array is None or array is not before():
+            if type(array) is not ndarray or array.shape != shape or array.dtype is not dtype:
+                return False
+            if not name_again(number, array):
+                return False
+            known[number] = (name, ref(array), shape, dtype)
+    return True
 
 
 def _never(_: object) -> bool:
@@ -302,6 +317,10 @@ class Line:
         """Take `listen` back."""
         self._words[PARENT_SLEEPS] = 0
 
+    def hold(self, inputs: object) -> None:
+        """Keep the inputs of a call that did not come to its end: the worker may read them still."""
+        self._kept, self.used = inputs, True
+
     def rest(self) -> bool:
         """After a call that did not come to its end: whether the worker is done with it, so that the slot is free."""
         if self._words[ASKED] != self.call:  # Interrupted before the worker saw it.
@@ -361,7 +380,7 @@ class Line:
         self._words[LAYOUT] = request.number
         written.write(self._room_for(written.nbytes, deadline), self._words, PLACES)
         if where and not written.nbytes:
-            request.remember(arrays, where)
+            request.remember(arrays, where, self._name_again)
         elif self._blocks and request.layout.fixed:
             request.settle(self._blocks[0], self._shelf, self._pool)
             self._blocks.clear()
@@ -376,6 +395,16 @@ class Line:
                 where[name] = (*spot, array.nbytes)
                 self._tell(self._pool.segments[spot[0]])
         return where
+
+    def _name_again(self, number: int, array: Array) -> bool:
+        """Say where the worker finds another input of the same layout; False if it does not lie in shared memory."""
+        spot = self._pool.locate(array)
+        if spot is None:
+            return False
+        self._tell(self._pool.segments[spot[0]])
+        words, first = self._words, PLACES + 3 * number
+        words[first], words[first + 1] = spot
+        return True
 
     def _introduced(self, layout: Layout, outputs: Names) -> _Request:
         """Tell the worker about a layout that it does not know."""
