@@ -45,6 +45,8 @@ _MANY_STARTS = (
 
 
 def _takes_long(platform: str, check: str) -> bool:
+    if platform == "torch_aoti":  # Each package is compiled first.
+        return not check.startswith(_ENOUGH[0])
     if platform in _SLOW_TO_START:
         return not check.startswith(_ENOUGH)
     return check.startswith(_MANY_STARTS)

@@ -108,6 +108,7 @@ class WorkerExecutor(Executor):
         try:
             results = await _carried(line, inputs, outputs, deadline)
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
+            line.hold(inputs)
             if error is line.failure and line.untouched:
                 left_s = None if deadline is None else deadline - time.monotonic()
                 return await self.infer_async(inputs, outputs, left_s)
@@ -162,6 +163,7 @@ class WorkerExecutor(Executor):
         try:
             results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
+            line.hold(inputs)
             if error is line.failure and line.untouched:
                 return self.infer_within(None if deadline is None else deadline - time.monotonic(), inputs, outputs)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
