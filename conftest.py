@@ -24,8 +24,40 @@ def pytest_configure() -> None:
         pytest.exit("tox tests wheels, but neuropod_core comes from the checkout; run: tox --recreate", returncode=4)
 
 
+_SLOW_TO_START = ("torchscript", "torch_export", "torch_aoti", "tensorflow")
+_ENOUGH = (
+    "test_a_worker_gives_what_this_process_gives",
+    "test_standard_models_give_in_a_worker_what_they_give_here",
+    "test_a_failure_says_in_a_worker_what_it_says_here",
+    "test_allocated_inputs_give_the_same",
+    "test_numbers_come_back_as_they_went_in[float32]",
+    "test_numbers_come_back_as_they_went_in[bfloat16]",
+    "test_strings_of_one_dimension_come_back",
+    "test_threads_get_the_answers_of_one",
+    "test_results_outlive_the_model",
+)
+_MANY_STARTS = (
+    "test_closed_models_give_their_memory_back",
+    "test_closing_while_others_call_ends_their_calls",
+    "test_models_leave_nothing_behind",
+    "test_native_numbers_come_back_as_they_went_in",
+)
+
+
+def _takes_long(platform: str, check: str) -> bool:
+    if platform == "torch_aoti":  # Each package is compiled first.
+        return not check.startswith(_ENOUGH[0])
+    if platform in _SLOW_TO_START:
+        return not check.startswith(_ENOUGH)
+    return check.startswith(_MANY_STARTS)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked `gpu` where the machine has none."""
+    """Leave most checks in workers that take seconds to start to the long run, and skip what needs a GPU."""
+    for item in items:
+        platform = getattr(getattr(item, "cls", None), "platform", "")
+        if "InWorker" in item.nodeid and platform != "python" and _takes_long(platform, item.name):
+            item.add_marker(pytest.mark.long)
     if Path("/dev/nvidiactl").exists():
         return
     for item in items:

@@ -146,7 +146,7 @@ def broken_links() -> Iterator[str]:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what neuropod adds to each framework; what follows `--` goes to the benchmarks."""
-    install(session, *GROUPS["models"], *map(with_extras, DISTRIBUTIONS))
+    install(session, *GROUPS["models"], *GROUPS["peers"], *map(with_extras, DISTRIBUTIONS))
     session.run("python", "benchmarks", *session.posargs)
 
 

@@ -17,18 +17,8 @@ from pathlib import Path
 from report import Row, as_json, as_text, from_json
 from timing import Effort
 
-SUITES = (
-    "core",
-    "torchscript",
-    "torch_export",
-    "torch_aoti",
-    "tensorflow",
-    "onnx",
-    "python",
-    "waiting",
-    "loading",
-    "imports",
-)
+_FRAMEWORKS = ("torchscript", "torch_export", "torch_aoti", "tensorflow", "onnx", "python")
+SUITES = ("core", *_FRAMEWORKS, "worker", "waiting", "loading", "imports")
 
 
 def main() -> int:

@@ -15,7 +15,19 @@ from typing import Any
 
 from timing import Spread
 
-__all__ = ["NEUROPOD", "Figures", "Row", "added", "as_json", "as_text", "faster", "from_json", "plain"]
+__all__ = [
+    "NEUROPOD",
+    "Figures",
+    "Row",
+    "added",
+    "as_json",
+    "as_text",
+    "faster",
+    "from_json",
+    "plain",
+    "took",
+    "within",
+]
 
 NEUROPOD = "neuropod"
 """The way that is held against the others."""
@@ -27,6 +39,7 @@ _COLUMNS = ("", "without", "", "neuropod", "difference", "quartiles", "quiet", "
 _DISTRIBUTIONS = (
     *("neuropod-core", "neuropod-torch", "neuropod-tf", "neuropod-onnx", "neuropod-python"),
     *("numpy", "torch", "tensorflow-cpu", "tensorflow", "keras", "onnxruntime", "onnxruntime-gpu"),
+    *("pyzmq", "iceoryx2"),
 )
 
 
@@ -92,18 +105,44 @@ def added(
     )
 
 
-def faster(suite: str, case: str, figures: Figures, reference: str, *, times: float) -> Row:
+def faster(suite: str, case: str, figures: Figures, reference: str, *, times: float, unit: str = "us") -> Row:
     """Say how many times faster than one other way neuropod is; it must be `times`."""
     medians = {name: Spread.of(values).middle for name, values in figures.items()}
     pairs = list(zip(figures[NEUROPOD], figures[reference], strict=True))
     ratio = Spread.of([theirs / ours for ours, theirs in pairs])
     quiet = median(theirs / ours for ours, theirs in _quietest(pairs))
     return Row(
-        *(suite, case, "us", reference, medians[reference], medians[NEUROPOD]),
+        *(suite, case, unit, reference, medians[reference], medians[NEUROPOD]),
         *("times faster", ratio.middle, ratio.low, ratio.high, quiet),
         target=times,
         at_least=True,
         medians=medians,
+    )
+
+
+def within(
+    suite: str, case: str, figures: Figures, reference: str, *, times: float | None = None, unit: str = "us"
+) -> Row:
+    """Say how many times as long as one other way neuropod takes; it may be `times`."""
+    medians = {name: Spread.of(values).middle for name, values in figures.items()}
+    pairs = list(zip(figures[NEUROPOD], figures[reference], strict=True))
+    ratio = Spread.of([ours / theirs for ours, theirs in pairs])
+    quiet = median(ours / theirs for ours, theirs in _quietest(pairs))
+    return Row(
+        *(suite, case, unit, reference, medians[reference], medians[NEUROPOD]),
+        *("times as long", ratio.middle, ratio.low, ratio.high, quiet),
+        target=times,
+        medians=medians,
+    )
+
+
+def took(suite: str, case: str, values: Sequence[float], *, unit: str = "us", target: float | None = None) -> Row:
+    """Say what neuropod took, where there is nothing to compare it with, and how that was spread."""
+    spread = Spread.of(values)
+    quiet = median(sorted(values)[: max(1, len(values) // 4)])
+    return Row(
+        *(suite, case, unit, "", 0.0, spread.middle, unit, spread.middle, spread.low, spread.high, quiet),
+        target=target,
     )
 
 

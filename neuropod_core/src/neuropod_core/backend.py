@@ -315,6 +315,21 @@ class Backend(ABC):
                 return metadata.version(distribution)
         return None
 
+    def thread_settings(self) -> Mapping[str, Any]:
+        """Give the thread settings of the framework in this process, for a worker to take over; plain data.
+
+        A framework that is not imported here has none, and is not imported for this. By default there are none beside
+        the environment variables, which workers inherit.
+        """
+        return _NOTHING
+
+    def apply_thread_settings(self, settings: Mapping[str, Any]) -> None:
+        """Take over, in a worker and before `load`, what `thread_settings` gave in its parent.
+
+        Called only where there are any. Names that this release of the backend does not know are left alone.
+        """
+        del settings
+
     def trust_needed(self, variant: Variant) -> Trust:
         """Give the class of this one artefact, where it is more than `Descriptor.trust`; never run it for that."""
         del variant

@@ -14,7 +14,7 @@ import numpy as np
 
 from neuropod_core.backend import Array
 
-__all__ = ["empty"]
+__all__ = ["copied", "empty", "is_fresh"]
 
 
 class Room(Protocol):
@@ -22,6 +22,9 @@ class Room(Protocol):
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array | None:
         """Give an array there; None if there is no room for it."""
+
+    def has_made(self, array: Array) -> bool:
+        """Whether `empty` gave this very array, in this call."""
 
 
 class _Here(threading.local):
@@ -51,3 +54,27 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any] | type | str) -> Array:
         if array is not None:
             return array
     return np.empty(shape, dtype)
+
+
+def is_fresh(array: Array) -> bool:
+    """Tell whether `empty` gave this very array in the call that runs, and in memory that the caller will see.
+
+    The placement holds one reference to such an array until the call is over.
+    """
+    room = here.room
+    return room is not None and room.has_made(array)
+
+
+def copied(array: Array) -> Array:
+    """Give a copy of an array, for a result, where results are best written.
+
+    Examples
+    --------
+    >>> copied(np.arange(3.0))
+    array([0., 1., 2.])
+    """
+    if here.room is None or array.dtype.hasobject:
+        return np.array(array)
+    copy = empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy

@@ -420,3 +420,11 @@ def test_a_worker_placement_is_reusable(package: Callable[..., Path], transport:
     place = Worker(transport=transport)
     with load_neuropod(package(), placement=place) as one, load_neuropod(package(), placement=place) as two:
         assert pid_of(one) != pid_of(two)
+
+
+def test_a_worker_is_told_the_thread_settings_of_its_parent(load: Load) -> None:
+    inherits, has_its_own = load(), load(threads=1)
+
+    assert inherits.infer(said("settings:told"))["y"][0] == 3
+    assert inherits.infer(said("settings:teller"))["y"][0] == os.getpid()
+    assert has_its_own.infer(said("settings:told"))["y"][0] == 0

@@ -33,6 +33,7 @@ _EPILOG = """\b
 Examples:
   neuropod plugins check neuropod-onnx
   neuropod plugins check onnx --report onnx.json
+  neuropod plugins check onnx --placement worker
   neuropod plugins check neuropod-mine --suite my_tests.conformance:TestMine
 """
 
@@ -40,13 +41,27 @@ Examples:
 @click.command(epilog=_EPILOG)
 @click.argument("name", metavar="NAME", shell_complete=complete_plugins)
 @click.option("--suite", metavar="MODULE:CLASS", help="A suite to run instead of those that the plugin ships.")
+@click.option(
+    "--placement",
+    type=click.Choice(["in_process", "worker"]),
+    default="in_process",
+    show_default=True,
+    help="Where the models of the suite run; in workers, every check starts some.",
+)
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write the report there as well.")
 @limit_option
 @json_option
 @verbose_option
 @click.pass_context
 def check(
-    context: click.Context, name: str, *, suite: str | None, report: Path | None, limit: float, as_json: bool
+    context: click.Context,
+    name: str,
+    *,
+    suite: str | None,
+    placement: str,
+    report: Path | None,
+    limit: float,
+    as_json: bool,
 ) -> None:
     """Run the conformance suite on the plugin NAME, a distribution or a platform, and tell how it did.
 
@@ -61,7 +76,7 @@ def check(
     _refuse_broken(plugins, limit)
     suites = {suite} if suite else _suites(plugins)
     with progress(f"checking {name}"):
-        document = _checked(suites, verbose="-v" in sys.argv or "--verbose" in sys.argv)
+        document = _checked(suites, placement, verbose="-v" in sys.argv or "--verbose" in sys.argv)
     if report is not None:
         report.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
     output.show(Report(document, list(_blocks(document))))
@@ -91,14 +106,14 @@ def _suites(plugins: list[Plugin]) -> set[str]:
     return found
 
 
-def _checked(suites: Iterable[str], *, verbose: bool) -> dict[str, Any]:
+def _checked(suites: Iterable[str], placement: str, *, verbose: bool) -> dict[str, Any]:
     """Run the suites; a check in which the process dies has failed, and the others are run without it."""
     titles = sorted(suites)
     crashed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="neuropod-check-") as name:
         folder = Path(name)
         (folder / "pytest.ini").write_text("[pytest]\n", "utf-8")  # Nothing above this folder configures the run.
-        (folder / "test_conformance.py").write_text(_module(titles), "utf-8")
+        (folder / "test_conformance.py").write_text(_module(titles, placement), "utf-8")
         while (code := _pytest(folder, crashed, verbose=verbose)) < 0 and len(crashed) < _MOST_CRASHES:
             running = (folder / "running").read_text("utf-8") if (folder / "running").exists() else ""
             if not running or running in crashed:
@@ -134,14 +149,19 @@ def _without_report(code: int, said: str, crashed: Mapping[str, str]) -> Backend
     return BackendError(f"the suite did not run: {errors[-1].removeprefix('E ').strip()}", remedy="add -v")
 
 
-def _module(suites: list[str]) -> str:
+def _module(suites: list[str], placement: str) -> str:
     """Write a test module in which pytest finds the suites, whatever they are called."""
     lines = []
     for number, suite in enumerate(suites):
         module, _, kind = suite.partition(":")
         if not all(part.isidentifier() for part in (*module.split("."), *kind.split("."))):
             raise BackendError(f"{suite!r} names no class", remedy="write it like package.module:Class")
-        lines.append(f"import {module}\nTest{number} = {module}.{kind}\n")
+        lines.append(f"import {module}\n")
+        if placement == "worker":
+            lines.append("from neuropod_core.testing import InWorker\n")
+            lines.append(f"class Test{number}(InWorker, {module}.{kind}):\n    pass\n")
+        else:
+            lines.append(f"Test{number} = {module}.{kind}\n")
     return "".join(lines)
 
 

@@ -20,17 +20,19 @@ pytest.register_assert_rewrite(
     *(f"{__name__}.{part}" for part in ("_arrays", "_suite", "_models", "_threads")),
     *(
         f"{__name__}._{part}_tests"
-        for part in ("descriptor", "life", "native", "ownership", "refusal", "surroundings", "value")
+        for part in ("descriptor", "life", "native", "ownership", "refusal", "surroundings", "value", "worker")
     ),
 )
 
 from neuropod_core.testing._backend_tests import BackendTests
 from neuropod_core.testing._models import NotExpressibleError, Sample, StandardModel, WriteModel
 from neuropod_core.testing._packages import fake_package
+from neuropod_core.testing._worker_tests import InWorker
 from neuropod_core.testing.strategies import problems, tensors, tensors_for
 
 __all__ = [
     "BackendTests",
+    "InWorker",
     "NotExpressibleError",
     "Sample",
     "StandardModel",

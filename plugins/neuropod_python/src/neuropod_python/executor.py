@@ -17,12 +17,14 @@ from neuropod_core.backend import Array, Executor, Names, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import InferenceError, ModelClosedError, OutOfDeviceMemoryError
 from neuropod_core.problem import Problem
+from neuropod_core.results import copied
 from neuropod_core.tensors import as_array, as_text, describe
 from neuropod_python.ownership import (
     WORDS,
     are_all_private,
     calibrate,
     is_private_dict,
+    is_private_made,
     is_private_view,
     private_source,
 )
@@ -180,7 +182,7 @@ def _taken(results: object, texts: frozenset[str], outputs: Names, *, is_private
     taken = {}
     for name in names:
         value = results[name]
-        is_owned = is_private and is_private_view(value)
+        is_owned = is_private and (is_private_view(value) or is_private_made(value))
         taken[name] = value if is_owned else _copied(value, is_text=name in texts)
     return taken
 
@@ -190,7 +192,7 @@ def _copied(value: Any, *, is_text: bool) -> Any:
     if array is None:
         return value
     text = as_text(array) if is_text else None
-    return np.array(array) if text is None or text is array else text
+    return copied(array) if text is None or text is array else text
 
 
 def _on_cpu(value: Any) -> Any:

@@ -17,7 +17,17 @@ from weakref import getweakrefcount
 
 import numpy as np
 
-__all__ = ["WORDS", "are_all_private", "calibrate", "is_private_dict", "is_private_view", "private_source"]
+from neuropod_core.results import is_fresh
+
+__all__ = [
+    "WORDS",
+    "are_all_private",
+    "calibrate",
+    "is_private_dict",
+    "is_private_made",
+    "is_private_view",
+    "private_source",
+]
 
 _ndarray = np.ndarray
 _MOST_COUNTED = 8
@@ -122,6 +132,18 @@ def is_private_view(array: object) -> bool:
     if type(base) is not _ndarray or getrefcount(base) != _of_base or getweakrefcount(base) or base.base is not None:
         return False
     return base.flags.owndata and array.flags.writeable and array.flags.forc and 2 * array.nbytes >= base.nbytes
+
+
+def is_private_made(array: object) -> bool:
+    """Tell whether `array` was made by `neuropod_core.results.empty` for this call, in memory that the caller will see.
+
+    To be called like `is_private_view`. The placement holds one reference, and nobody else may: whoever has one could
+    write to it once it is the caller's.
+    """
+    if type(array) is not _ndarray or not _of_view or getrefcount(array) != _of_view + 1 or getweakrefcount(array):
+        return False
+    # Where the memory is an array of its own class, views of `array` refer to it; else they would refer to that memory.
+    return isinstance(array.base, _ndarray) and type(array.base) is not _ndarray and is_fresh(array)
 
 
 def _seen_among_results(make: Callable[[], Any]) -> bool:

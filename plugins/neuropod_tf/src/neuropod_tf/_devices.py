@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from neuropod_core import DeviceError, LoadOptions
 
-__all__ = ["device_of", "intra_op_threads", "session_config"]
+__all__ = ["device_of", "intra_op_threads", "session_config", "take_over_threads", "threads_here"]
 
 _logger = logging.getLogger("neuropod")
 _decided: list[int] = []  # What the first session of this process asked for, which TensorFlow gives to all of them.
+_inherited: list[int] = []  # In a worker: what its parent runs with.
 
 
 def device_of(options: LoadOptions) -> str:
@@ -56,7 +58,7 @@ def intra_op_threads(options: LoadOptions) -> int:
     """Give the threads inside one operation, 0 for TensorFlow's default: what the first session of the process got."""
     asked = options.integer("intra_op_threads")
     if not _decided:
-        _decided.append(asked or 0)
+        _decided.append(asked or (_inherited[-1] if _inherited else 0))
     if asked not in (None, _decided[0]):
         got = _decided[0] or "its default"
         what = (
@@ -64,6 +66,24 @@ def intra_op_threads(options: LoadOptions) -> int:
         )
         _logger.warning(what, got, asked)
     return _decided[0]
+
+
+def threads_here() -> dict[str, int]:
+    """Give the threads inside one operation in this process, nothing where that is TensorFlow's default.
+
+    TensorFlow, which is imported, has one pool for all sessions, as large as whoever came first wanted it.
+    """
+    import tensorflow as tf
+
+    count = tf.config.threading.get_intra_op_parallelism_threads() or (_decided[0] if _decided else 0)
+    return {"intra_op_threads": int(count)} if count else {}
+
+
+def take_over_threads(settings: Mapping[str, Any]) -> None:
+    """Let sessions of this worker have the threads that those of its parent have, unless a model asks for others."""
+    count = settings.get("intra_op_threads")
+    if type(count) is int and count > 0:
+        _inherited.append(count)
 
 
 def _gpu_count() -> int:

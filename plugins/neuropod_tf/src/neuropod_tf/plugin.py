@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from neuropod_core import Backend, Descriptor, Executor, LoadOptions, Trust, Variant, hookimpl
 
@@ -60,6 +63,20 @@ class TensorFlowBackend(Backend):
         from neuropod_tf.session import open_executor
 
         return open_executor(variant, options)
+
+    def thread_settings(self) -> Mapping[str, Any]:
+        """Give the threads inside one operation in this process, if TensorFlow is imported and they were ever set."""
+        if not hasattr(sys.modules.get("tensorflow"), "config"):  # Not imported, or not yet.
+            return {}
+        from neuropod_tf._devices import threads_here
+
+        return threads_here()
+
+    def apply_thread_settings(self, settings: Mapping[str, Any]) -> None:
+        """Have the first session ask for the same."""
+        from neuropod_tf._devices import take_over_threads
+
+        take_over_threads(settings)
 
 
 @hookimpl

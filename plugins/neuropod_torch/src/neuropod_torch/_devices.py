@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from neuropod_core.backend import LoadOptions
 from neuropod_core.errors import DeviceError, OptionError, shown
 
-__all__ = ["device_for", "set_threads"]
+__all__ = ["device_for", "set_threads", "take_over_threads"]
+
+_inherited: dict[str, int] = {}  # In a worker: what its parent runs with.
 
 _NAME = re.compile(r"cpu\Z|(cuda)(?::(\d{1,4}))?\Z")
 
@@ -40,15 +44,20 @@ def _check_cuda(name: str, index: int) -> None:
         raise DeviceError(f"{name!r} was asked for, torch sees {there} CUDA devices{build}", remedy=remedy)
 
 
+def take_over_threads(settings: Mapping[str, Any]) -> None:
+    """Have models of this worker run with the numbers of threads of its parent, unless they ask for others."""
+    _inherited.update({name: count for name, count in settings.items() if type(count) is int and count > 0})
+
+
 def set_threads(options: LoadOptions) -> None:
-    """Set the numbers of threads that were asked for; both hold for the whole process.
+    """Set the numbers of threads that were asked for, or that a parent has; both hold for the whole process.
 
     Raises
     ------
     OptionError
         If torch has started the threads across operators already, with another number.
     """
-    within, across = options.integer("intra_op_threads"), options.integer("inter_op_threads")
+    within, across = (options.integer(name, _inherited.get(name)) for name in ("intra_op_threads", "inter_op_threads"))
     if within is not None:
         torch.set_num_threads(within)
     if across is None or across == torch.get_num_interop_threads():

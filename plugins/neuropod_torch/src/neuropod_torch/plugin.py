@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 from neuropod_core.backend import Backend, Descriptor, Executor, LoadOptions
 from neuropod_core.dtypes import DType
@@ -31,7 +33,24 @@ _NUMBERS = frozenset(DType) - {DType.STRING}
 _PACKAGERS = "neuropod_torch.export_packagers"
 
 
-class TorchScriptBackend(Backend):
+class _TorchBackend(Backend):
+    """What the backends share: a worker runs with the threads of its parent."""
+
+    def thread_settings(self) -> Mapping[str, Any]:
+        """Give the numbers of threads that torch has in this process, if it is imported."""
+        torch: Any = sys.modules.get("torch")
+        if not hasattr(torch, "set_num_interop_threads"):  # Not imported, or not yet.
+            return {}
+        return {"intra_op_threads": torch.get_num_threads(), "inter_op_threads": torch.get_num_interop_threads()}
+
+    def apply_thread_settings(self, settings: Mapping[str, Any]) -> None:
+        """Set the same numbers, before torch starts any thread."""
+        from neuropod_torch._devices import take_over_threads
+
+        take_over_threads(settings)
+
+
+class TorchScriptBackend(_TorchBackend):
     """Opens TorchScript archives: ``0/data/model.pt``."""
 
     descriptor = Descriptor(
@@ -55,7 +74,7 @@ class TorchScriptBackend(Backend):
         return load(variant, options)
 
 
-class TorchExportBackend(Backend):
+class TorchExportBackend(_TorchBackend):
     """Opens exported programs: ``0/data/model.pt2``."""
 
     descriptor = Descriptor(
@@ -77,7 +96,7 @@ class TorchExportBackend(Backend):
         return load(variant, options)
 
 
-class TorchAotiBackend(Backend):
+class TorchAotiBackend(_TorchBackend):
     """Opens packages that AOTInductor compiled: ``0/data/model.pt2``."""
 
     descriptor = Descriptor(

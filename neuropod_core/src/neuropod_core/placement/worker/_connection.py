@@ -90,6 +90,10 @@ class Line(ABC):
         """Forget that it became readable."""
 
     @abstractmethod
+    def hold(self, inputs: object) -> None:
+        """Keep the inputs of a call that did not come to its end, where the worker may read them still."""
+
+    @abstractmethod
     def rest(self) -> bool:
         """After a call that did not come to its end: whether the worker is done with it, so that the line is free.
 

@@ -54,7 +54,7 @@ from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, Place, aligned, decode_text, layout_from_json, layout_of
 from neuropod_core.placement.worker._memory import Segment
 from neuropod_core.placement.worker._served import Desk, Served, logger
-from neuropod_core.placement.worker._spin import LOOKS, Spin
+from neuropod_core.placement.worker._spin import LOOKS, Spin, leave_this_cpu
 from neuropod_core.placement.worker._travel import fitting_facts
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
 from neuropod_core.results import here
@@ -100,6 +100,10 @@ class GrantedRoom:
         self._end = end
         self.made.append((array, start))
         return array
+
+    def has_made(self, array: Any) -> bool:
+        """Whether this very array was made here."""
+        return any(made is array for made, _ in self.made)
 
     def offset_of(self, array: Any) -> int | None:
         """Tell where an array lies that was made here; once, since no two results share their memory."""
@@ -165,7 +169,7 @@ class SharedMemoryDesk(Desk):
         self._last_granted: tuple[tuple[int, ...], int, Tray] | None = None
         self._room_before: GrantedRoom | None = None
         self._waiting: Written | None = None
-        self._message_again = self._call = 0
+        self._message_again = self._call = self._passed_over = 0
         self._fresh: object = None  # Key of a layout that the parent may not have seen.
         self._numbers = count(1)
 
@@ -194,6 +198,7 @@ class SharedMemoryDesk(Desk):
                 if words[ASKED] == call:
                     if not spin.steady:
                         spin.hit()
+                        self._passed_over = 0
                     return
             spin.miss()
         words[WORKER_SLEEPS] = 1
@@ -204,6 +209,14 @@ class SharedMemoryDesk(Desk):
             if not self._bell.sleep(nap_ms):
                 nap_ms = None
         words[WORKER_SLEEPS] = 0
+        if words[ALONE] and words[PARENT_SLEEPS]:
+            self._make_way()
+
+    def _make_way(self) -> None:
+        """Go to another CPU where the parent looked for an answer in vain: it did so on the one that this side had."""
+        self._passed_over += 1
+        if self._passed_over & (self._passed_over - 1) == 0:  # Ever less often, while it does not help.
+            leave_this_cpu()
 
     # -- running
 

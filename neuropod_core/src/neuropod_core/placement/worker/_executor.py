@@ -106,6 +106,7 @@ class WorkerExecutor(Executor):
         except LeftToThreadError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
+            line.hold(inputs)
             if error is line.failure and line.untouched:
                 connection.settle(line)
                 left_s = None if deadline is None else deadline - time.monotonic()
@@ -156,6 +157,7 @@ class WorkerExecutor(Executor):
         try:
             results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
+            line.hold(inputs)
             if error is line.failure and line.untouched:
                 connection.settle(line)
                 return self.infer_within(None if deadline is None else deadline - time.monotonic(), inputs, outputs)

@@ -104,6 +104,8 @@ def _loaded(order: Mapping[str, Any]) -> tuple[Executor, Problem]:
         needed = Trust.parse(backend.trust_needed(variant))
         check_trust(needed, Trust.parse(order["trust"]), f"this one holds {needed}", str(folder.parent))
     try:
+        if order.get("threads"):
+            backend.apply_thread_settings(order["threads"])
         return InProcess().start(backend, variant, options), problem
     except NeuropodError:
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -95,15 +95,30 @@ class _Request:
 
         self.fill, self.block, self.held = fill, block, True
 
-    def remember(self, arrays: Tensors, where: Where) -> None:
-        """Know the call again that passes the very same arrays, all of which lie in shared memory."""
+    def remember(self, arrays: Tensors, where: Where, name_again: Callable[[int, Array], bool]) -> None:
+        """Know the call again that passes arrays like these, all of which lie in shared memory."""
         if len(where) == len(arrays):
-            known = [(name, ref(array)) for name, array in arrays.items()]
-            self.fill = partial(_are_same, known)
+            known = [(name, ref(array), array.shape, array.dtype) for name, array in arrays.items()]
+            self.fill = partial(_lie_there, known, name_again)
 
 
-def _are_same(known: Sequence[tuple[str, ref[Array]]], inputs: Mapping[str, Any]) -> bool:
-    return len(inputs) == len(known) and all(inputs.get(name) is array() for name, array in known)
+def _lie_there(
+    known: list[tuple[str, ref[Array], tuple[int, ...], Any]],
+    name_again: Callable[[int, Array], bool],
+    inputs: Mapping[str, Any],
+) -> bool:
+    """Whether `inputs` lie in shared memory, each the one that was there the last time, or named as another one."""
+    if len(inputs) != len(known):
+        return False
+    for number, (name, before, shape, dtype) in enumerate(known):
+        array = inputs.get(name)
+        if array is None or array is not before():
+            if type(array) is not ndarray or array.shape != shape or array.dtype is not dtype:
+                return False
+            if not name_again(number, array):
+                return False
+            known[number] = (name, ref(array), shape, dtype)
+    return True
 
 
 def _never(_: object) -> bool:
@@ -134,6 +149,9 @@ class _Answer:
         return True
 
 
+_Foreseen = tuple[int, BlockArray, Tensors]
+
+
 class SharedMemoryLine(Line):
     """Carries one call at a time to the worker and back.
 
@@ -159,6 +177,7 @@ class SharedMemoryLine(Line):
         self._requests: dict[Any, _Request] = {}
         self._answers: dict[int, _Answer] = {}
         self._copies: dict[int, Callable[[], Tensors]] = {}  # By the status that says: in the tray, as known.
+        self._expected: tuple[int, _Answer] | None = None  # Results that lay in a grant, with the status that said so.
         self._blocks: list[Block] = []
         self._grant: Block | None = None
         self._granted_before: Block | None = None
@@ -185,8 +204,11 @@ class SharedMemoryLine(Line):
             words[ALONE], words[ASKED] = 1, call
             if words[WORKER_SLEEPS]:
                 self._ring.ring()
+            foreseen = self._foreseen() if self._grant is not None else None
             for _ in LOOKS:
                 if words[ANSWERED] == call:
+                    if foreseen is not None and foreseen[0] == words[STATUS]:
+                        return self._lent(foreseen)
                     copies = self._copies.get(words[STATUS])
                     return copies() if copies else self._rest_of_call(deadline, spins=spins)
             self._spin.miss()
@@ -312,6 +334,10 @@ class SharedMemoryLine(Line):
         """Take `listen` back."""
         self._words[PARENT_SLEEPS] = 0
 
+    def hold(self, inputs: object) -> None:
+        """Keep the inputs of a call that did not come to its end: the worker may read them still."""
+        self._kept, self.used = inputs, True
+
     def rest(self) -> bool:
         """After a call that did not come to its end: whether the worker is done with it, so that the slot is free."""
         asked = self._words[ASKED]
@@ -370,6 +396,7 @@ class SharedMemoryLine(Line):
 
     def _put_anew(self, arrays: Tensors, outputs: Names, deadline: float | None) -> _Request:
         self._steady, self.used = False, True
+        outputs = None if outputs is None else tuple(outputs)
         where = self._where(arrays)
         self._kept = arrays if where else None  # They must not go back to the pool while the worker reads them.
         key = (outputs, *((name, array.shape, array.dtype, name in where) for name, array in arrays.items()))
@@ -383,7 +410,7 @@ class SharedMemoryLine(Line):
         self._words[LAYOUT] = request.number
         written.write(self._room_for(written.nbytes, deadline), self._words, PLACES)
         if where and not written.nbytes:
-            request.remember(arrays, where)
+            request.remember(arrays, where, self._name_again)
         elif self._blocks and request.layout.fixed:
             request.settle(self._blocks[0], self._shelf, self._pool)
             self._blocks.clear()
@@ -398,6 +425,16 @@ class SharedMemoryLine(Line):
                 where[name] = (*spot, array.nbytes)
                 self._tell(self._pool.segments[spot[0]])
         return where
+
+    def _name_again(self, number: int, array: Array) -> bool:
+        """Say where the worker finds another input of the same layout; False if it does not lie in shared memory."""
+        spot = self._pool.locate(array)
+        if spot is None:
+            return False
+        self._tell(self._pool.segments[spot[0]])
+        words, first = self._words, PLACES + 3 * number
+        words[first], words[first + 1] = spot
+        return True
 
     def _introduced(self, layout: Layout, outputs: Names) -> _Request:
         """Tell the worker about a layout that it does not know."""
@@ -503,7 +540,7 @@ class SharedMemoryLine(Line):
         answer = _Answer(layout_from_json(message.get("results")), self.slot.result_tray)
         if len(answer.layout.places) > self.slot.shape.located:
             raise WorkerProtocolError(f"{len(answer.layout.places)} results are more than there can be")
-        self._answers[number] = answer
+        self._answers[number], self._expected = answer, None
         if answer.tray is not None:
             self._copies[number << KNOWN_IN_TRAY] = answer.tray.copies
         return answer
@@ -519,6 +556,21 @@ class SharedMemoryLine(Line):
         if self._request is not None:
             self._request.result_bytes = max([layout.nbytes, *(spot[1] + spot[2] for spot in where.values())])
         return where
+
+    def _foreseen(self) -> _Foreseen | None:
+        """While the worker computes, make the arrays that it will answer with if it answers as it did before."""
+        block, expected = self._grant, self._expected
+        if expected is None or block is None or not block.lent or expected[1].end > block.nbytes:
+            return None
+        owner = block.segment.bytes[block.offset : block.offset + block.nbytes].view(BlockArray)
+        owner.lease = None  # The line's own, until the answer is there.
+        spots = expected[1].spots
+        return expected[0], owner, {name: ndarray(shape, dtype, owner, offset) for name, shape, dtype, offset in spots}
+
+    def _lent(self, foreseen: _Foreseen) -> Tensors:
+        _, owner, results = foreseen
+        owner.lease, self._grant = Lease(self._results_shelf, self._grant), None  # type: ignore[arg-type]  # foreseen
+        return results
 
     def _lent_again(self, answer: _Answer) -> Tensors:
         """Lend results that lie where those of the last call lay."""
@@ -542,7 +594,8 @@ class SharedMemoryLine(Line):
         try:
             where = self._placed(layout, block.nbytes)
             if lends and number and answer.remember(where):
-                self._copies[(number << KNOWN_IN_TRAY) + KNOWN_IN_GRANT] = partial(self._lent_again, answer)
+                status = (number << KNOWN_IN_TRAY) + KNOWN_IN_GRANT
+                self._copies[status], self._expected = partial(self._lent_again, answer), (status, answer)
             memory = lease.owner() if lease else block.segment.bytes[block.offset : block.offset + block.nbytes]
             return _read(layout, memory, where, lends=lends)
         finally:

@@ -128,7 +128,9 @@ class Worker(Placement):
     def _home_and_order(self, backend: Backend, variant: Variant, options: LoadOptions) -> tuple[Home, dict[str, Any]]:
         package_folder = str(variant.folder.parent)
         if self.environment is None:
-            return Home(caged=self._caged, readable=(package_folder,)), order_for(backend, variant, options)
+            return Home(caged=self._caged, readable=(package_folder,)), order_for(
+                backend, variant, options, inherits_threads=self.threads is None
+            )
         from neuropod_core.placement.worker._foreign import ForeignBackend
 
         if not isinstance(backend, ForeignBackend):

@@ -53,8 +53,10 @@ class Recipe:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def order_for(backend: Backend, variant: Variant, options: LoadOptions) -> dict[str, Any]:
-    """Write down which model to load.
+def order_for(
+    backend: Backend, variant: Variant, options: LoadOptions, *, inherits_threads: bool = True
+) -> dict[str, Any]:
+    """Write down which model to load, and with which thread settings of this process.
 
     Raises
     ------
@@ -69,6 +71,7 @@ def order_for(backend: Backend, variant: Variant, options: LoadOptions) -> dict[
         "distribution": claim.distribution,
         "version": claim.version,
         "target": claim.target,
+        "threads": _checked("threads", dict(backend.thread_settings())) if inherits_threads else {},
         **model_facts(variant, options),
     }
 

@@ -19,6 +19,8 @@ LOOKS = range(3500)
 _MISSES = 8
 _SHORTEST_PAUSE = 16
 _LONGEST_PAUSE = 1024
+_CPU_FIELD = 36
+"""Of ``/proc/.../stat``, counted behind the name: where the thread runs."""
 
 own_threads: set[int] = set()
 """Threads of this process that wait for workers, and never for the interpreter."""
@@ -46,6 +48,20 @@ def registered(run: Callable[[], None]) -> Callable[[], None]:
                 own_threads.remove(me)
 
     return counted
+
+
+def leave_this_cpu() -> None:
+    """Have this thread go on elsewhere, and be free to return.
+
+    The kernel leaves a process that wakes up where it ran before, even if the one that woke it goes on there.
+    """
+    with suppress(OSError, ValueError, IndexError):  # A sandbox may forbid it.
+        with open("/proc/thread-self/stat", "rb") as file:  # noqa: PTH123 - read between two calls
+            here = int(file.read().rpartition(b")")[2].split()[_CPU_FIELD])
+        allowed = os.sched_getaffinity(0)
+        if others := allowed - {here}:
+            os.sched_setaffinity(0, others)
+            os.sched_setaffinity(0, allowed)
 
 
 class Spin:
