@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from collections.abc import Mapping
@@ -22,8 +21,7 @@ from neuropod_core.placement.worker._packets import (
     outgoing,
 )
 from neuropod_core.placement.worker._served import Desk, End, Served, logger
-from neuropod_core.placement.worker._travel import facts_of
-from neuropod_core.problem import MOST_TENSORS
+from neuropod_core.placement.worker._travel import fitting_facts
 
 
 class SocketEnd(End):
@@ -54,7 +52,7 @@ class SocketDesk(Desk):
 
     def __init__(self, number: int, bounds: Bounds, served: Served) -> None:
         self.links: SimpleQueue[socket.socket] = SimpleQueue()
-        self._number, self._served = number, served
+        self._number, self._served, self._bounds = number, served, bounds
         self._introduction, self._layouts = Introduction(bounds), Layouts(bounds)
 
     def serve(self) -> None:
@@ -76,7 +74,7 @@ class SocketDesk(Desk):
         started = time.perf_counter()
         try:
             given = self._served.executor.infer(call.tensors, call.message["outputs"])
-            return outgoing(RESULTS, call.call, self._served.shippable(given, MOST_TENSORS), self._introduction)
+            return outgoing(RESULTS, call.call, self._served.shippable(given, self._bounds.tensors), self._introduction)
         except NeuropodError as error:
             return self._said(call, error)
         except Exception as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
@@ -87,4 +85,4 @@ class SocketDesk(Desk):
                 logger.debug("slot %d, call %d: ran in %.1f us", self._number, call.call, spent_us)
 
     def _said(self, call: Incoming, error: NeuropodError) -> Outgoing:
-        return Outgoing(ERROR, call.call, json.dumps(facts_of(error)).encode(), [])
+        return Outgoing(ERROR, call.call, fitting_facts(error, self._bounds.message_bytes), [])
