@@ -151,6 +151,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Break workers ten thousand times under load; what follows `--` goes to the harness (`-- --help`)."""
+    install(session, *GROUPS["test"], with_extras(CORE))
+    (ROOT / "reports").mkdir(exist_ok=True)
+    state = ("--state", "reports/faults.state.json", "--json", "reports/faults.json")
+    session.run("python", "tests/faults", *(session.posargs or state))
+
+
+@nox.session
 def pins(session: nox.Session) -> None:
     """Write the constraint files anew from the ranges that the distributions and tools declare."""
     install(session, "uv")

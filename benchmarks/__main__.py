@@ -18,7 +18,7 @@ from report import Row, as_json, as_text, from_json
 from timing import Effort
 
 _FRAMEWORKS = ("torchscript", "torch_export", "torch_aoti", "tensorflow", "onnx", "python")
-SUITES = ("core", *_FRAMEWORKS, "worker", "loading", "imports")
+SUITES = ("core", *_FRAMEWORKS, "worker", "waiting", "loading", "imports")
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ from neuropod_core import (
     PluginBlockedError,
     PluginContractError,
     PluginError,
+    SpecError,
     Trust,
     packagers,
     plugins,
@@ -69,6 +70,11 @@ class Some(Backend):
     def __init__(self, **facts: Any) -> None:
         self.descriptor = Descriptor(**{"platform": "made", "trust": Trust.DATA, **facts})
 
+    def load(self, variant: object, options: object) -> Any:
+        raise AssertionError
+
+
+class Undescribed(Backend):
     def load(self, variant: object, options: object) -> Any:
         raise AssertionError
 
@@ -209,8 +215,9 @@ def test_another_contract_is_refused(contract: object, message: str, make_plugin
     ("backend", "message"),
     [
         (None, "gave None for 'made', not a Backend"),
-        (Some, "not a Backend"),
-        (Some(platform="other"), "describes Descriptor"),
+        (Some, "not a Backend; give an instance of it"),
+        (Some(platform="other"), "describes 'other' where 'made' was asked for; name the entry point as"),
+        (Undescribed(), r"has None as descriptor; write descriptor = Descriptor\(...\) into Undescribed"),
         (SimpleNamespace(descriptor=3), "not a Backend"),
     ],
     ids=str,
@@ -224,6 +231,36 @@ def test_a_hook_that_gives_no_backend_is_refused(
             plugins.backend_for("made")
     finally:
         plugins.unregister("made")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("@hookimpl\n", "", "its function neuropod_backend is not marked as a hook; put @hookimpl above it"),
+        ("def neuropod_backend(", "def neuropod_backends(", "no hook neuropod_backend; write one into plugin_hookless"),
+        ("return Made", "raise RuntimeError('no') #", r"raised RuntimeError: no \(plugin_hookless.py, line 13\)"),
+    ],
+)
+def test_what_is_wrong_with_a_hook_is_told(old: str, new: str, message: str, install: Callable[..., None]) -> None:
+    install("hookless", MODULE.replace(old, new))
+
+    with pytest.raises(PluginError, match=message):
+        plugins.backend_for("made")
+
+
+def test_a_wrong_range_of_frameworks_is_the_plugins_fault() -> None:
+    with pytest.raises(PluginError, match="plugin made is broken: its framework_versions 'about 8' is no range"):
+        plugins.check_framework(Some(framework=("pytest",), framework_versions="about 8"))
+
+
+def test_one_name_in_a_descriptor_is_one_name() -> None:
+    assert Descriptor("made", Trust.DATA, devices="cuda", framework="pytest").devices == ("cuda",)  # type: ignore[arg-type]  # The slip.
+
+
+@pytest.mark.parametrize("field", ["options", "packagers", "packs"])
+def test_a_descriptor_refuses_what_is_no_dictionary(field: str) -> None:
+    with pytest.raises(SpecError, match=f"expected {field} of a descriptor as a dictionary, got 3"):
+        Some(**{field: 3})
 
 
 def test_a_hook_of_the_wrong_signature_is_refused(install: Callable[..., None]) -> None:
@@ -278,7 +315,7 @@ def test_a_backend_states_its_own_range() -> None:
         plugins.check_framework(Some(framework="numpy", framework_versions=">=99"))
 
 
-def test_packagers_are_listed_and_importable(install: Callable[..., None]) -> None:
+def test_packagers_are_listed_and_importable(install: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
     install("one")
     install("broken", "def broken(:", platforms=("other",))
 
@@ -287,6 +324,7 @@ def test_packagers_are_listed_and_importable(install: Callable[..., None]) -> No
     assert "create_one" in dir(packagers)
     with pytest.raises(AttributeError, match="offers the packager 'create_nothing' \\(offered: .*create_one"):
         packagers.create_nothing  # noqa: B018 - asking is the test
+    assert "plugin broken 1.2 is broken: importing plugin_broken raised SyntaxError" in caplog.text
 
 
 def test_observers_of_one_name_all_watch(install: Callable[..., None]) -> None:

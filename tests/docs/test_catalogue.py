@@ -25,8 +25,8 @@ EXAMPLES = [
     errors.BackendConflictError("onnx", ("neuropod-onnx", "neuropod-openvino")),
     errors.PluginError(
         "neuropod-trees 1.2.0",
-        "importing neuropod_trees.plugin raised SyntaxError: invalid syntax",
-        "reinstall it: pip install --force-reinstall neuropod-trees",
+        "importing neuropod_trees.plugin raised SyntaxError: invalid syntax (plugin.py, line 8)",
+        "reinstall it: pip install --force-reinstall neuropod-trees; or tell its author",
     ),
     errors.PluginContractError(
         "neuropod-trees 3.0.0",

@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from neuropod_core import InterpreterError, Neuropod, Problem, TrustError, Worker, load_neuropod, sandbox
-from neuropod_core.packagers import create_onnx_neuropod, create_python_neuropod
+from neuropod_core.packagers import create_onnx_neuropod, create_python_neuropod, create_tensorflow_neuropod
 
 uv = pytest.importorskip("uv")
 
@@ -110,6 +110,33 @@ def test_a_foreign_worker_in_a_sandbox(package: Path, environment: MakeEnvironme
     models.append(load_neuropod(package, placement=place, trust="sandboxed"))
 
     assert models[0].infer({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[2.0] * 4]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_two_tensorflows_run_side_by_side(environment: MakeEnvironment, tmp_path: Path, models: list[Neuropod]) -> None:
+    import tensorflow as tf
+
+    class Twice(tf.Module):  # type: ignore[misc]  # TensorFlow has no annotations
+        @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
+        def __call__(self, x: Any) -> Any:
+            return {"y": x + x}
+
+    module = Twice()
+    tf.saved_model.save(module, str(tmp_path / "saved"), signatures=module.__call__)
+    path = tmp_path / "twice.neuropod"
+    create_tensorflow_neuropod(
+        neuropod_path=path, model_name="twice", saved_model_dir=str(tmp_path / "saved"), problem=PROBLEM
+    )
+    old = environment("3.11", "tensorflow-cpu==2.16.2", "numpy<2")
+    models += [load_neuropod(path), load_neuropod(path, placement=Worker(environment=old))]
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+
+    results = [model.infer({"x": x})["y"] for model in models]
+
+    assert [model.framework_version for model in models] == [tf.__version__, "2.16.2"]
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], 2 * x)
 
 
 SCALE = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,5 +39,16 @@ def scale(data_path: str) -> Model:
 
     def call(x: Any) -> dict[str, Any]:
         return {"y": x * factor}
+
+    return call
+
+
+def wait(data_path: str) -> Model:
+    """Give a wait of so many seconds."""
+    del data_path
+
+    def call(seconds: Any) -> dict[str, Any]:
+        time.sleep(float(seconds))
+        return {"y": seconds}
 
     return call

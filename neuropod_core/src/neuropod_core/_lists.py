@@ -76,15 +76,18 @@ def flattened(
     return level, shape
 
 
-def converted(items: list[Any], shape: tuple[int, ...], spec: TensorSpec, dialect: Dialect) -> Array:
-    """Make an array of flattened items.
+def converted(
+    items: list[Any], shape: tuple[int, ...], spec: TensorSpec, dialect: Dialect, path: str | None = None
+) -> Array:
+    """Make an array of flattened items; `path` is where they come from, ``inputs.NAME`` unless it is given.
 
     Raises
     ------
     TensorMismatchError
         At the first item that the type does not hold, or that cannot be meant.
     """
-    return _CONVERTERS[spec.dtype](_Items(items, shape, spec, dialect)).reshape(shape)
+    given = _Items(items, shape, spec, dialect, path or f"inputs.{spec.name}")
+    return _CONVERTERS[spec.dtype](given).reshape(shape)
 
 
 def path_of(path: str, place: int, shape: tuple[int, ...]) -> str:
@@ -98,9 +101,10 @@ class _Items:
     shape: tuple[int, ...]
     spec: TensorSpec
     dialect: Dialect
+    path: str
 
     def refuse(self, place: int, expected: str, remedy: str = "") -> NoReturn:
-        at = path_of(f"inputs.{self.spec.name}", place, self.shape)
+        at = path_of(self.path, place, self.shape)
         raise TensorMismatchError(
             at, f"{expected} ({self.spec.notation})", self.dialect.named(self.items[place]), remedy
         )

@@ -114,9 +114,12 @@ class Descriptor:
         if not self.platform:
             raise SpecError("a descriptor names its platform")
         object.__setattr__(self, "trust", Trust.parse(self.trust))
-        framework: object = self.framework  # One name, not in a tuple, is an easy slip.
-        if isinstance(framework, str):
-            object.__setattr__(self, "framework", (framework,))
+        for name in ("framework", "devices"):  # One name, not in a tuple, is an easy slip.
+            value: object = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, str) else value)
+        for name in ("options", "packagers", "packs"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise SpecError(f"expected {name} of a descriptor as a dictionary, got {shown(getattr(self, name))}")
         object.__setattr__(self, "dtypes", frozenset(map(DType.parse, self.dtypes)))
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -15,6 +16,8 @@ from neuropod_core.backend import Descriptor
 from neuropod_core.errors import BackendError, PackagingError, PluginError
 
 __all__ = ["available", "packager_for"]
+
+_logger = logging.getLogger("neuropod")
 
 
 def available() -> dict[str, str]:
@@ -79,10 +82,22 @@ def _target_of(name: str) -> str | None:
     return next((target for plugin in likely_first if (target := _offered_by(plugin).get(name))), None)
 
 
+def _tell_broken() -> None:
+    """Log who offers none: ``from neuropod_core.packagers import x`` drops the words of an `AttributeError`."""
+    for plugin in plugins.installed():
+        try:
+            plugin.backend()
+        except BackendError as error:
+            _logger.warning("%s; its packagers cannot be had", error)
+
+
 def __getattr__(name: str) -> Callable[..., None]:
-    target = None if name.startswith("__") else _target_of(name)
+    if name.startswith("__"):
+        raise AttributeError(name)
+    target = _target_of(name)
     if target is None:
-        there = ", ".join(available()) or "none" if not name.startswith("__") else ""
+        _tell_broken()
+        there = ", ".join(available()) or "none"
         raise AttributeError(f"no installed plugin offers the packager {name!r} (offered: {there})")
     return _imported(target)
 

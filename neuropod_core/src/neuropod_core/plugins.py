@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import ModuleType
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 from neuropod_core import hookspecs
+from neuropod_core._blame import blaming
 from neuropod_core._entry_points import Entry, entries
 from neuropod_core.backend import CONTRACT_VERSION, Backend, Descriptor
 from neuropod_core.errors import (
@@ -111,8 +112,7 @@ class Plugin:
         """
         if self.platform in _registered:
             return _registered[self.platform][1]
-        remedy = f"reinstall it: pip install --force-reinstall {self.distribution}"
-        with _blaming(self, f"importing {self.target}", remedy):
+        with _blaming(self, f"importing {self.target}"):
             return _loaded(self.platform, self.target)
 
 
@@ -161,7 +161,7 @@ def check_framework(backend: Backend, version_range: str = "*", asked_by: str = 
     if version is None:
         return _without_framework(descriptor)
     framework = descriptor.framework[0] if descriptor.framework else descriptor.platform
-    if descriptor.framework_versions and not _in_specifier(version, descriptor.framework_versions):
+    if descriptor.framework_versions and not _in_specifier(version, descriptor):
         asked = f"the backend for {descriptor.platform!r}"
         raise FrameworkVersionError(framework, descriptor.framework_versions, version, asked, _install(descriptor))
     if not _in_npm_range(version, version_range, asked_by):
@@ -252,15 +252,9 @@ def _loaded(name: str, target: str) -> object:
     return metadata.EntryPoint(name, target, hookspecs.BACKENDS_GROUP).load()
 
 
-@contextmanager
-def _blaming(plugin: Plugin, doing: str, remedy: str = "tell its author") -> Iterator[None]:
-    """Turn whatever a plugin raises into an error that names it: there is no closed list of that."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise PluginError(str(plugin), f"{doing} raised {type(error).__name__}: {error}", remedy) from error
+def _blaming(plugin: Plugin, doing: str) -> AbstractContextManager[None]:
+    installed_as = "" if plugin.platform in _registered else plugin.distribution
+    return blaming(str(plugin), plugin.target, doing, installed_as)
 
 
 def _blocked_by(distribution: str) -> str:
@@ -281,18 +275,34 @@ def _asked(plugin: Plugin, module: object) -> Backend:
     with _blaming(plugin, "its hook neuropod_backend"):
         manager.register(module, name=str(plugin))
         backend = manager.hook.neuropod_backend(platform=plugin.platform)
+    if not manager.hook.neuropod_backend.get_hookimpls():
+        raise _without_hook(plugin, module)
     return _checked_backend(plugin, backend)
+
+
+def _without_hook(plugin: Plugin, module: object) -> PluginError:
+    if callable(getattr(module, "neuropod_backend", None)):
+        return PluginError(
+            str(plugin), "its function neuropod_backend is not marked as a hook", "put @hookimpl above it"
+        )
+    return PluginError(
+        str(plugin), "it has no hook neuropod_backend", f"write one into {plugin.target}, with @hookimpl"
+    )
 
 
 def _checked_backend(plugin: Plugin, backend: object) -> Backend:
     if not isinstance(backend, Backend):
         reason = f"its hook neuropod_backend gave {shown(backend)} for {plugin.platform!r}, not a Backend"
-        raise PluginError(str(plugin), reason, "tell its author")
+        is_class = isinstance(backend, type) and issubclass(backend, Backend)
+        raise PluginError(str(plugin), reason, "give an instance of it" if is_class else "tell its author")
     with _blaming(plugin, "reading its descriptor"):
         descriptor = getattr(backend, "descriptor", None)
-    if not isinstance(descriptor, Descriptor) or descriptor.platform != plugin.platform:
-        reason = f"its backend describes {shown(descriptor)} where {plugin.platform!r} was asked for"
-        raise PluginError(str(plugin), reason, "tell its author")
+    if not isinstance(descriptor, Descriptor):
+        reason = f"its backend has {shown(descriptor)} as descriptor"
+        raise PluginError(str(plugin), reason, f"write descriptor = Descriptor(...) into {type(backend).__name__}")
+    if descriptor.platform != plugin.platform:
+        reason = f"its backend describes {descriptor.platform!r} where {plugin.platform!r} was asked for"
+        raise PluginError(str(plugin), reason, "name the entry point as Descriptor.platform says")
     return backend
 
 
@@ -341,13 +351,20 @@ def _without_framework(descriptor: Descriptor) -> str:
 
 
 def _install(descriptor: Descriptor) -> str:
-    return f"run: {descriptor.install}" if descriptor.install else "install it"
+    if descriptor.install:
+        return f"run: {descriptor.install}"
+    only_one = len(descriptor.framework) == 1
+    return f"run: pip install {descriptor.framework[0]}" if only_one else "install one of them"
 
 
-def _in_specifier(version: str, specifier: str) -> bool:
-    from packaging.specifiers import SpecifierSet
+def _in_specifier(version: str, descriptor: Descriptor) -> bool:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-    return SpecifierSet(specifier).contains(version, prereleases=True)
+    try:
+        return SpecifierSet(descriptor.framework_versions).contains(version, prereleases=True)
+    except InvalidSpecifier as error:
+        reason = f"its framework_versions {shown(descriptor.framework_versions)} is no range of versions"
+        raise PluginError(descriptor.platform, reason, "write it as pip takes it: '>=2,<3'") from error
 
 
 def _in_npm_range(version: str, version_range: str, asked_by: str) -> bool:

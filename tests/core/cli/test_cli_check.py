@@ -92,6 +92,35 @@ def test_check_runs_the_suite_in_workers(tmp_path: Path) -> None:
     assert "test_a_closed_model_says_so[standard]" in suite["passed"]
 
 
+CRASH = "import os, sys; 'cuda' in options.device and os.abort(); return Same()"
+
+
+def test_check_counts_a_crash_of_the_process_as_a_failure_and_goes_on(tmp_path: Path) -> None:
+    plugin = PLUGIN.replace("Trust.DATA, dtypes", 'Trust.DATA, devices=("cpu", "cuda"), dtypes')
+    installed(tmp_path, plugin.replace("return Same()", CRASH))
+
+    code, document, _ = checked(tmp_path, "made", chosen="absent_device or closed_model_says")
+
+    (suite,) = document["suites"]
+    assert code == 1
+    assert suite["passed"] == ["test_a_closed_model_says_so[standard]"]
+    (failed,) = suite["failed"]
+    assert failed == {
+        "check": "test_an_absent_device_is_refused[standard]",
+        "reason": "the process was ended by SIGABRT",
+    }
+
+
+def test_check_names_the_checks_of_a_suite_in_which_the_process_always_crashes(tmp_path: Path) -> None:
+    installed(tmp_path, PLUGIN.replace("return Same()", "import os; os.abort()"))
+
+    code, document, _ = checked(tmp_path, "made", chosen="absent_device or closed_model_says")
+
+    assert code == 4
+    assert document["error"]["message"].count("the process was ended by SIGABRT") == 2
+    assert "the suite crashed: in test_an_absent_device_is_refused[standard], the" in document["error"]["message"]
+
+
 def test_check_exits_with_1_and_tells_what_failed(tmp_path: Path) -> None:
     installed(tmp_path, plugin="print('hello')\n" + PLUGIN)
 

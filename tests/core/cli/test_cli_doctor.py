@@ -80,7 +80,9 @@ WAYS = {
     ),
     "duplicate": Way(SOUND, "conflict", "2 plugins claim platform 'duplicate'", "--backend", "conflict"),
     "prints": Way("print('welcome!')\n" + SOUND, "prints", "prints 'welcome!'", "tell its author", "ok"),
-    "exits": Way("import sys; sys.exit(3)\n", "broken", "raised SystemExit: 3", "--force-reinstall bad-exits"),
+    "exits": Way(
+        "import sys; sys.exit(3)\n", "broken", "raised SystemExit: 3 (bad_exits.py, line 1)", "tell its author"
+    ),
     "hangs": Way(
         "import threading\nthreading.Event().wait()\n",
         "broken",
@@ -95,8 +97,13 @@ WAYS = {
         "ok",
     ),
     "base": Way(
-        "class Odd(BaseException): pass\nraise Odd('odd')\n", "broken", "raised Odd: odd", "--force-reinstall bad-base"
+        "class Odd(BaseException): pass\nraise Odd('odd')\n",
+        "broken",
+        "raised Odd: odd (bad_base.py, line 2)",
+        "tell its author",
     ),
+    "unmarked": Way(worse("@hookimpl", ""), "broken", "neuropod_backend is not marked as a hook", "put @hookimpl"),
+    "instance": Way(worse("return Made(platform)", "return Made"), "broken", "not a Backend", "give an instance of it"),
     "type": Way(worse("return Made(platform)", "return 3"), "broken", "gave 3 for 'type'", "tell its author"),
     "slow": Way(
         "import time\nend = time.perf_counter() + 0.6\nwhile time.perf_counter() < end: pass\n" + SOUND,
@@ -122,7 +129,16 @@ WAYS = {
     ),
     "interrupts": Way("raise KeyboardInterrupt\n", "broken", "raised KeyboardInterrupt", "tell its author"),
     "describes": Way(
-        worse("Trust.DATA, packagers", "Trust.DATA, options=3, packagers"), "broken", "describing it raised", "author"
+        worse("return Made(platform)", "made = Made(platform); vars(made.descriptor)['dtypes'] = 3; return made"),
+        "broken",
+        "describing it raised TypeError",
+        "author",
+    ),
+    "listed": Way(
+        worse("Trust.DATA, packagers", "Trust.DATA, options=['strict'], packagers"),
+        "broken",
+        "expected options of a descriptor as a dictionary, got ['strict'] (bad_listed.py, line 17)",
+        "author",
     ),
     "attribute": Way(
         "def __getattr__(name): raise RuntimeError(name)\n",
@@ -132,6 +148,20 @@ WAYS = {
     ),
     "uncontracted": Way(
         worse("neuropod_contract = (1, 0)", ""), "contract", "states no contract version", "put neuropod_contract = "
+    ),
+    "lost": Way(
+        worse('f"{__name__}:create"', '"bad_lost.nothing:create"'),
+        "packager",
+        "packagers that are not there: create_lost_neuropod (bad_lost.nothing:create)",
+        "tell its author",
+        "ok",
+    ),
+    "bare": Way(
+        worse('f"{__name__}:create"', "__name__"),
+        "packager",
+        "packagers that are not there: create_bare_neuropod (bad_bare)",
+        "tell its author",
+        "ok",
     ),
     "eager": Way(
         "import pytest\n" + worse("Trust.DATA, ", "Trust.DATA, ('pytest',), "),
@@ -145,6 +175,13 @@ WAYS = {
         "framework",
         "needs no-such-framework, which is not installed",
         "run: pip install it",
+        "no-framework",
+    ),
+    "unranged": Way(
+        worse("Trust.DATA, ", "Trust.DATA, ('pytest',), 'about 8', "),
+        "framework",
+        "its framework_versions 'about 8' is no range of versions",
+        "write it as pip takes it: '>=2,<3'",
         "no-framework",
     ),
     "unfit": Way(
@@ -290,6 +327,21 @@ def test_doctor_of_a_sound_plugin_finds_nothing(tmp_path: Path) -> None:
 
 
 # -- around the plugins
+
+
+@pytest.mark.parametrize(
+    ("group", "meant"), [("neuropod.backend", "neuropod.backends"), ("neuropod_tests", "neuropod.tests")]
+)
+def test_doctor_finds_entry_points_that_nothing_reads(group: str, meant: str, tmp_path: Path) -> None:
+    install_in(tmp_path, "stray", SOUND, group=group)
+
+    code, document = said_by(seen_from(tmp_path, tmp_path / "cache"), "doctor")
+
+    (found,) = [finding for finding in document["findings"] if finding["check"] == "group"]
+    assert code == 1
+    assert found["subject"] == "stray 1.2"
+    assert found["what"] == f"it has entry points in the group {group!r}, which nothing reads"
+    assert found["remedy"] == f"did you mean {meant}?"
 
 
 def build_of(site: Path, name: str, *files: str) -> None:

@@ -8,16 +8,20 @@ from typing import Any
 import pytest
 import worker_lab
 from worker_lab import Load
+from worker_marks import TRANSPORTS
 
 from neuropod_core import Neuropod, Problem, Worker, load_neuropod, plugins
 from neuropod_core.testing import fake_package
 
 PROBLEM = Problem.of(
-    {"command": "string[]", "x": {"dtype": "float64", "shape": ["N"], "optional": True}},
+    {
+        "command": {"dtype": "string", "shape": [], "optional": True},
+        "x": {"dtype": "float64", "shape": ["N"], "optional": True},
+    },
     {
         "y": "float64[M]",
-        "also": {"dtype": "float64", "shape": ["K"], "optional": True},
         "note": {"dtype": "string", "shape": [], "optional": True},
+        "calls": {"dtype": "int64", "shape": [], "optional": True},
     },
     name="lab",
 )
@@ -44,13 +48,20 @@ def package(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Give every transport that there is, one after another."""
+    return str(request.param)
+
+
 @pytest.fixture
-def load(package: Callable[..., Path]) -> Iterator[Load]:
-    """Load the lab in a worker; keywords are those of `Worker`, but for `config` and `options`."""
+def load(package: Callable[..., Path], transport: str) -> Iterator[Load]:
+    """Load the lab in a worker; keywords are those of `Worker`, but for `config` and `checks`."""
     models: list[Neuropod] = []
 
     def loaded(*, config: dict[str, object] | None = None, checks: bool = True, **settings: Any) -> Neuropod:
-        model = load_neuropod(package(**(config or {})), placement=Worker(**settings), checks=checks)
+        place = Worker(**{"transport": transport, **settings})
+        model = load_neuropod(package(**(config or {})), placement=place, checks=checks)
         models.append(model)
         return model
 

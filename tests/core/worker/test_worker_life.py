@@ -306,8 +306,8 @@ def test_a_worker_that_hangs_in_close_is_killed(load: Load, monkeypatch: pytest.
     assert is_gone(pid)
 
 
-def test_a_dropped_model_ends_its_worker(package: Callable[..., Path]) -> None:
-    model = load_neuropod(package(), placement="worker")
+def test_a_dropped_model_ends_its_worker(package: Callable[..., Path], transport: str) -> None:
+    model = load_neuropod(package(), placement=Worker(transport=transport))
     pid = pid_of(model)
     del model
     gc.collect()
@@ -315,9 +315,10 @@ def test_a_dropped_model_ends_its_worker(package: Callable[..., Path]) -> None:
     assert is_gone(pid)
 
 
-def test_a_model_loaded_by_a_thread_that_ends_lives_on(package: Callable[..., Path]) -> None:
+def test_a_model_loaded_by_a_thread_that_ends_lives_on(package: Callable[..., Path], transport: str) -> None:
     models: list[object] = []
-    thread = threading.Thread(target=lambda: models.append(load_neuropod(package(), placement="worker")))
+    place = Worker(transport=transport)
+    thread = threading.Thread(target=lambda: models.append(load_neuropod(package(), placement=place)))
     thread.start()
     thread.join()
     time.sleep(0.2)  # The kernel would have ended it by now.
@@ -331,9 +332,9 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {folder!r})
 import worker_lab
-from neuropod_core import load_neuropod, plugins
+from neuropod_core import Worker, load_neuropod, plugins
 plugins.register(worker_lab, "lab")
-model = load_neuropod({package!r}, placement="worker")
+model = load_neuropod({package!r}, placement=Worker(transport={transport!r}))
 print(int(model.infer(worker_lab.said("settings:pid"))["y"][0]), flush=True)
 {end}
 """
@@ -342,8 +343,9 @@ print(int(model.infer(worker_lab.said("settings:pid"))["y"][0]), flush=True)
 @pytest.mark.parametrize(
     "end", ["pass", "sys.exit(3)", "import os; os._exit(0)", "input()", "import os; os.kill(os.getpid(), 9)"]
 )
-def test_the_end_of_the_parent_is_the_end_of_the_worker(package: Callable[..., Path], end: str) -> None:
-    program = PROGRAM.format(folder=str(Path(__file__).parent / "plugin"), package=str(package()), end=end)
+def test_the_end_of_the_parent_is_the_end_of_the_worker(package: Callable[..., Path], transport: str, end: str) -> None:
+    folder = str(Path(__file__).parent / "plugin")
+    program = PROGRAM.format(folder=folder, package=str(package()), transport=transport, end=end)
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
@@ -356,7 +358,7 @@ def test_the_end_of_the_parent_is_the_end_of_the_worker(package: Callable[..., P
     assert is_gone(pid)
 
 
-def test_a_fork_is_told_to_load_its_own(load: Load, package: Callable[..., Path]) -> None:
+def test_a_fork_is_told_to_load_its_own(load: Load, package: Callable[..., Path], transport: str) -> None:
     model = load()
     assert pid_of(model)
     pid = os.fork()
@@ -366,7 +368,7 @@ def test_a_fork_is_told_to_load_its_own(load: Load, package: Callable[..., Path]
             model.infer(said("copy"))
         except ForkedModelError:
             model.close()
-            with load_neuropod(package(), placement="worker") as own:
+            with load_neuropod(package(), placement=Worker(transport=transport)) as own:
                 code = 0 if own.infer(said("copy", [5.0]))["y"].tolist() == [5.0] else 2
         finally:
             os._exit(code)
@@ -414,8 +416,8 @@ def test_a_closing_parent_does_not_wait_for_a_starting_worker(load: Load) -> Non
         model.infer(said("copy"))
 
 
-def test_a_worker_placement_is_reusable(package: Callable[..., Path]) -> None:
-    place = Worker()
+def test_a_worker_placement_is_reusable(package: Callable[..., Path], transport: str) -> None:
+    place = Worker(transport=transport)
     with load_neuropod(package(), placement=place) as one, load_neuropod(package(), placement=place) as two:
         assert pid_of(one) != pid_of(two)
 

@@ -14,12 +14,14 @@ from neuropod_core._cache import CACHE_VARIABLE, Cache, default_root
 from neuropod_core.cli._claims import Claim
 from neuropod_core.cli._findings import Finding
 from neuropod_core.errors import OptionError
+from neuropod_core.hookspecs import BACKENDS_GROUP, OBSERVERS_GROUP, TESTS_GROUP
 from neuropod_core.plugins import BLOCKED_VARIABLE, installed, normalized
 from neuropod_core.trust import CEILING_VARIABLE, Trust
 
-__all__ = ["of_cache", "of_duplicates", "of_rivals", "of_variables"]
+__all__ = ["of_cache", "of_duplicates", "of_groups", "of_rivals", "of_variables"]
 
 _CORE = "neuropod-core"
+_GROUPS = (BACKENDS_GROUP, OBSERVERS_GROUP, TESTS_GROUP)
 _KNOWN = (BLOCKED_VARIABLE, CACHE_VARIABLE, CEILING_VARIABLE)
 _PREFIX = "NEUROPOD_"
 
@@ -49,6 +51,22 @@ def of_duplicates(claims: Sequence[Claim]) -> Iterator[Finding]:
             yield Finding(
                 "duplicate", name, what, f"run: pip uninstall {name}, until none is left, and install it again"
             )
+
+
+def of_groups() -> Iterator[Finding]:
+    """Find entry points that were meant for us and lie in a group that nothing reads."""
+    for name, copies in sorted(_distributions().items()):
+        for group in sorted({entry.group for entry in _entries(copies[0])}.difference(_GROUPS)):
+            if group.startswith("neuropod") and (meant := get_close_matches(group, _GROUPS, 1, 0.8)):
+                what = f"it has entry points in the group {group!r}, which nothing reads"
+                yield Finding("group", f"{name} {_version(copies[0])}", what, f"did you mean {meant[0]}?")
+
+
+def _entries(distribution: metadata.Distribution) -> Sequence[metadata.EntryPoint]:
+    try:
+        return tuple(distribution.entry_points)
+    except Exception:  # noqa: BLE001 - told as damaged
+        return ()
 
 
 def of_cache() -> Iterator[Finding]:

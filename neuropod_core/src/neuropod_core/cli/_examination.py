@@ -23,7 +23,7 @@ from neuropod_core.cli._errors import document_of
 from neuropod_core.errors import PluginError
 from neuropod_core.plugins import BLOCKED_VARIABLE, Plugin
 
-__all__ = ["BACKEND", "LIMIT", "OBSERVER", "examined", "examined_all"]
+__all__ = ["BACKEND", "LIMIT", "OBSERVER", "examined", "examined_all", "signal_name"]
 
 BACKEND, OBSERVER = "backend", "observer"
 
@@ -48,8 +48,8 @@ def examined(plugin: Plugin, *, limit: float = LIMIT, kind: str = BACKEND) -> di
     -------
     Under ``error`` what is wrong, or None; ``seconds`` that it took; ``changed`` names what the plugin changed of its
     process; ``printed`` is what it wrote. For a backend that can be had: ``contract``, the fields of its descriptor,
-    ``framework_version``, ``unfit`` (what is wrong with the framework, or None) and ``eager``, the modules of the
-    framework that were imported already.
+    ``framework_version``, ``unfit`` (what is wrong with the framework, or None), ``eager``, the modules of the
+    framework that were imported already, and ``lost``, the packagers whose module is not there.
     """
     with tempfile.TemporaryDirectory(prefix="neuropod-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -89,7 +89,7 @@ def _without_answer(plugin: Plugin, folder: Path, code: int | None, limit: float
     if code is None or place:
         reason = f"{doing} did not end within {limit:g} s{place}"
     elif code < 0:
-        reason = f"{doing} crashed the process ({_signal(-code)})"
+        reason = f"{doing} crashed the process ({signal_name(-code)})"
     else:
         reason = f"{doing} ended the process with exit code {code}"
     return document_of(PluginError(str(plugin), reason, f"{remedy}, and tell its author"))
@@ -103,7 +103,8 @@ def _place(traceback: str) -> str:
     return f", it was at {(own or lines)[0].removeprefix('File ')}" if lines else ""
 
 
-def _signal(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Give the name of a signal, as `kill -l` does."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -106,6 +106,9 @@ def _of_manners(plugin: Plugin, facts: Mapping[str, Any], slow: float) -> Iterat
     if facts.get("eager"):
         what = f"importing {plugin.target} imports its framework ({', '.join(facts['eager'])}) before a model is loaded"
         yield Finding("eager", str(plugin), what, author)
+    if facts.get("lost"):
+        what = f"its descriptor lists packagers that are not there: {', '.join(facts['lost'])}"
+        yield Finding("packager", str(plugin), what, "tell its author")
     seconds = facts.get("seconds")
     if seconds is not None and seconds > slow:
         what = f"importing {plugin.target} takes {seconds:.2g} s, more than {slow:g} s"

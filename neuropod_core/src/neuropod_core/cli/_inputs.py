@@ -203,7 +203,7 @@ def _tensor(value: object, spec: TensorSpec, path: str) -> Array:
     if len(found) != len(spec.shape):
         got = f"{len(found)} levels of lists" if found else _named(items[0])
         raise TensorMismatchError(path, f"{spec.notation} ({len(spec.shape)} levels of lists)", got)
-    return converted(items, found, spec, JSON)
+    return converted(items, found, spec, JSON, path)
 
 
 def _explicit(value: dict[str, Any], spec: TensorSpec, path: str) -> tuple[object, tuple[int, ...] | None]:

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def _described(plugin: plugins.Plugin, backend: Backend, modules: set[str]) -> d
     except BaseException as error:  # noqa: BLE001 - a descriptor may hold anything
         reason = f"describing it raised {type(error).__name__}: {error}"
         return {"error": document_of(PluginError(str(plugin), reason, "tell its author"))}
-    return facts | {"unfit": _unfit(backend), "eager": _eager(backend.descriptor, set(sys.modules) - modules)}
+    eager = _eager(backend.descriptor, set(sys.modules) - modules)
+    return facts | {"unfit": _unfit(backend), "eager": eager, "lost": _lost(facts["packagers"])}
 
 
 def _facts_of(descriptor: Descriptor) -> dict[str, Any]:
@@ -132,6 +134,20 @@ def _unfit(backend: Backend) -> dict[str, Any] | None:
     return None
 
 
+def _lost(packagers: Mapping[str, str]) -> list[str]:
+    """Name the packagers whose module is not there. It is not imported: that may import the framework."""
+    lost = []
+    for name, target in packagers.items():
+        module, _, function = target.partition(":")
+        try:
+            found = function and find_spec(module)
+        except Exception:  # noqa: BLE001 - a package above it may raise anything
+            found = None
+        if not found:
+            lost.append(f"{name} ({target})")
+    return lost
+
+
 def _eager(descriptor: Descriptor, imported: set[str]) -> list[str]:
     """Name the modules of the framework that came with the descriptor; asking for their owners is slow."""
     roots = {name.partition(".")[0] for name in imported} - set(sys.stdlib_module_names)
@@ -153,5 +169,6 @@ def _contract(plugin: plugins.Plugin) -> str | None:
 
 def _worded(plugin: plugins.Plugin, error: BaseException) -> dict[str, Any]:
     if not isinstance(error, NeuropodError):
-        error = PluginError(str(plugin), f"importing it raised {type(error).__name__}: {error}", "tell its author")
+        reason = f"importing it raised {type(error).__name__}: {error}".removesuffix(": ")
+        error = PluginError(str(plugin), reason, "tell its author")
     return document_of(error)

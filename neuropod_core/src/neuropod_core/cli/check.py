@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import click
 
 from neuropod_core.cli._completion import complete_plugins
 from neuropod_core.cli._errors import Code
+from neuropod_core.cli._examination import signal_name
 from neuropod_core.cli._options import json_option, limit_option, verbose_option
 from neuropod_core.cli._output import Facts, Output, Report, Table, progress
 from neuropod_core.errors import BackendError
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 _LIBRARIES = ("hypothesis", "ml_dtypes", "pytest")
+_MOST_CRASHES = 8  # Each costs a run of the suite.
 _RAN = (0, 1)  # What pytest exits with if it ran the tests: all passed, some failed.
 _EPILOG = """\b
 Examples:
@@ -104,20 +107,46 @@ def _suites(plugins: list[Plugin]) -> set[str]:
 
 
 def _checked(suites: Iterable[str], placement: str, *, verbose: bool) -> dict[str, Any]:
+    """Run the suites; a check in which the process dies has failed, and the others are run without it."""
+    titles = sorted(suites)
+    crashed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="neuropod-check-") as name:
         folder = Path(name)
         (folder / "pytest.ini").write_text("[pytest]\n", "utf-8")  # Nothing above this folder configures the run.
-        (folder / "test_conformance.py").write_text(_module(sorted(suites), placement), "utf-8")
-        ran = _pytest(folder, verbose=verbose)
+        (folder / "test_conformance.py").write_text(_module(titles, placement), "utf-8")
+        while (code := _pytest(folder, crashed, verbose=verbose)) < 0 and len(crashed) < _MOST_CRASHES:
+            running = (folder / "running").read_text("utf-8") if (folder / "running").exists() else ""
+            if not running or running in crashed:
+                break
+            crashed[running] = f"the process was ended by {signal_name(-code)}"
         try:
             document: dict[str, Any] = json.loads((folder / "report.json").read_text("utf-8"))
         except (OSError, ValueError):
             document = {"suites": []}
-        if ran.returncode not in _RAN or not document["suites"]:
-            said = (ran.stdout or b"").decode("utf-8", "replace").strip().splitlines()
-            errors = [line for line in said if line.startswith("E ")] or said or ["see above"]
-            raise BackendError(f"the suite did not run: {errors[-1].removeprefix('E').strip()}", remedy="add -v")
+        if code not in _RAN or not document["suites"]:
+            raise _without_report(code, (folder / "said").read_text("utf-8", "replace"), crashed)
+    for check, reason in crashed.items():
+        _add_failure(document, titles, check, reason)
     return document
+
+
+def _add_failure(document: Mapping[str, Any], titles: Sequence[str], check: str, reason: str) -> None:
+    _, kind, name = check.split("::", 2)
+    title = titles[int(kind.removeprefix("Test"))]
+    ran = [suite for suite in document["suites"] if suite["suite"] == title] or document["suites"]
+    for suite in ran:  # All of them, rather than none, if it cannot be told whose the check is.
+        suite["failed"] = sorted([*suite["failed"], {"check": name, "reason": reason}], key=itemgetter("check"))
+
+
+def _without_report(code: int, said: str, crashed: Mapping[str, str]) -> BackendError:
+    """Say why there is none: the framework took the process with it again and again, or nothing could be imported."""
+    if code < 0 or crashed:
+        each = [f"in {check.rpartition('::')[2]}, {reason}" for check, reason in crashed.items()]
+        what = f"the suite crashed: {'; '.join(each) or f'the process was ended by {signal_name(-code)}'}"
+        return BackendError(what, remedy="add -v")
+    lines = said.strip().splitlines()
+    errors = [line for line in lines if line.startswith("E ")] or lines or ["see above"]
+    return BackendError(f"the suite did not run: {errors[-1].removeprefix('E ').strip()}", remedy="add -v")
 
 
 def _module(suites: list[str], placement: str) -> str:
@@ -136,16 +165,28 @@ def _module(suites: list[str], placement: str) -> str:
     return "".join(lines)
 
 
-def _pytest(folder: Path, *, verbose: bool) -> subprocess.CompletedProcess[bytes]:
+def _pytest(folder: Path, crashed: Iterable[str], *, verbose: bool) -> int:
     command = [
-        *(sys.executable, "-m", "pytest", "-p", "neuropod_core.pytest_report", "-p", "no:cacheprovider", "-p"),
-        *("no:randomly", "--rootdir", str(folder), "--neuropod-report", str(folder / "report.json")),
+        *(
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "neuropod_core.cli._running",
+            "-p",
+            "neuropod_core.pytest_report",
+            "-p",
+        ),
+        *("no:cacheprovider", "-p", "no:randomly", "--rootdir", str(folder)),
+        *("--neuropod-report", str(folder / "report.json")),
         *(("--verbose",) if verbose else ("--quiet", "--tb=short")),
+        *(f"--deselect={check}" for check in crashed),
         str(folder / "test_conformance.py"),
     ]
     streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
-    where = sys.stderr if verbose else subprocess.PIPE
-    return subprocess.run(command, check=False, cwd=folder, stdout=where, **streams)  # noqa: S603 - this interpreter
+    with (folder / "said").open("wb") as said:
+        streams["stdout"] = sys.stderr if verbose else said
+        return subprocess.run(command, check=False, cwd=folder, **streams).returncode  # noqa: S603 - this interpreter
 
 
 def _blocks(document: Mapping[str, Any]) -> Iterable[Facts | Table]:

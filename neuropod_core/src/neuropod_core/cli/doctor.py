@@ -26,10 +26,12 @@ Checks:
   framework    a plugin's framework is missing, or of another version
   rivals       builds of one framework write over each other's files
   duplicate    a distribution is installed twice on the path
+  group        entry points lie in a group that nothing reads
   damaged      what pip wrote about a distribution cannot be read
   environment  importing a plugin changes variables, the path or handlers
   prints       importing a plugin prints
   eager        importing a plugin imports its framework
+  packager     a plugin lists a packager that is not there, as module:function
   slow         importing a plugin takes long
   observer     a plugin that watches cannot be used
   cache        archives cannot be unpacked for good
@@ -80,10 +82,11 @@ def doctor(*, limit: float, slow: float, as_json: bool) -> None:
 
 
 def _findings(found: Sequence[Claim], limit: float, slow: float) -> Iterator[Finding]:
-    from neuropod_core.cli._environment import of_cache, of_duplicates, of_rivals, of_variables
+    from neuropod_core.cli._environment import of_cache, of_duplicates, of_groups, of_rivals, of_variables
     from neuropod_core.cli._findings import of_claims, of_damage, of_observers
 
     yield from of_damage()
+    yield from of_groups()
     yield from of_claims(found, slow)
     yield from of_observers(limit, slow)
     yield from of_rivals(found)

@@ -63,5 +63,6 @@ def _loaded(backend: Backend, variant: Variant, options: LoadOptions) -> Executo
     except Exception as error:  # A backend translates its framework's errors; what it forgot ends here.
         raise ModelLoadError(f"loading raised {type(error).__name__}: {error}", at=where) from error
     if not isinstance(executor, Executor):
-        raise PluginError(type(backend).__module__, f"its backend loaded {shown(executor)}, not an Executor")
+        reason = f"its backend loaded {shown(executor)}, not an Executor"
+        raise PluginError(type(backend).__module__, reason, "let its load return one, or tell its author")
     return executor

@@ -24,10 +24,14 @@ def fake_package(
     ----------
     path
         Where the folder goes; nothing may be there.
-    platform, problem, name
+    platform
+        What the declaration says.
+    problem
         What the declaration says.
     files
         Path inside the variant -> content: ``{"data/model.json": b"{}"}``.
+    name
+        What the declaration says.
 
     Returns
     -------

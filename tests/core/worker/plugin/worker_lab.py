@@ -3,10 +3,12 @@
 import ctypes
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
@@ -26,7 +28,7 @@ from neuropod_core import (
     hookimpl,
     results,
 )
-from neuropod_core.errors import OutOfDeviceMemoryError, SpecError, TensorMismatchError
+from neuropod_core.errors import DeadlineError, OutOfDeviceMemoryError, SpecError, TensorMismatchError
 
 neuropod_contract = (1, 1)
 
@@ -44,22 +46,20 @@ class Lab(Executor):
         self.calls = 0
         self.running = 0
         self.kept: list[object] = []
-        self.also: Any = None  # What a command gives beside its result.
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         self.calls += 1
         self.running += 1
         try:
-            name, _, argument = str(inputs["command"][()]).partition(":")
+            name, _, argument = str(inputs.get("command", "copy")).partition(":")
             made = COMMANDS[name](self, argument, inputs)
         finally:
             self.running -= 1
-        also, self.also = self.also, None
-        given = {
-            **({} if also is None else {"also": also}),
-            "y": made,
-            "note": np.full((), f"{name} {self.calls}", dtype=object),
-        }
+        given = {"y": made, "note": np.full((), f"{name} {self.calls}", dtype=object)}
+        if name == "part":
+            given = {"calls": np.array(self.calls), **given}
+        if name == "many":
+            given |= {f"y{number}": np.zeros(1) for number in range(int(argument))}
         return given if outputs is None else {name: given[name] for name in outputs}
 
     def close(self) -> None:
@@ -106,6 +106,10 @@ def _raise(lab: Lab, name: str, inputs: Tensors) -> Any:
         raise OutOfDeviceMemoryError("no memory", at="cuda:0")
     if name == "spec":
         raise SpecError("ä no spec")
+    if name == "deadline":
+        raise DeadlineError(3, "it slept")
+    if name == "long":
+        raise SpecError("\N{SNOWMAN}" * 20_000) from ValueError("\N{SNOWMAN}" * 20_000)
     if name == "own":
         raise LabError("of my own", at="here")
     try:
@@ -133,17 +137,29 @@ def _made(lab: Lab, argument: str, inputs: Tensors) -> Any:
     return made
 
 
-def _mixed(lab: Lab, argument: str, inputs: Tensors) -> Any:
-    """Give one result that was made in place, and before it one that was not and is written over it."""
-    lab.also = np.full(_x(inputs).shape, -1.0)
-    made = _made(lab, argument, inputs)
-    return made[1:] if argument == "slice" else made
+def _part(lab: Lab, argument: str, inputs: Tensors) -> Any:
+    return _made(lab, argument, inputs)[:-1]
 
 
 def _print(lab: Lab, text: str, inputs: Tensors) -> Any:
     print(text)
     print(text, file=sys.stderr)
     return np.zeros(1)
+
+
+def _assault(lab: Lab, how: str, inputs: Tensors) -> Any:
+    """Do to every socket of the process, the parent's ends of which are not ours, what no worker does."""
+    for number in range(3, 64):
+        try:
+            link = socket.socket(fileno=os.dup(number))
+        except OSError:
+            continue
+        with link, suppress(OSError):
+            if how == "shutdown":
+                link.shutdown(socket.SHUT_RDWR)
+            else:
+                link.send(np.random.default_rng(int(how)).bytes(1 << 12), socket.MSG_DONTWAIT)
+    return _x(inputs).copy()
 
 
 def _settings(lab: Lab, name: str, inputs: Tensors) -> Any:
@@ -176,9 +192,11 @@ COMMANDS: dict[str, Callable[[Lab, str, Tensors], Any]] = {
     "segfault": _segfault,
     "raise": _raise,
     "write": _write,
+    "assault": _assault,
     "grow": _grow,
     "made": _made,
-    "mixed": _mixed,
+    "part": _part,
+    "many": lambda lab, _, inputs: _x(inputs).copy(),
     "print": _print,
     "settings": _settings,
 }

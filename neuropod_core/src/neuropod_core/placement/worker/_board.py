@@ -12,10 +12,7 @@ whoever goes to sleep looks again after `FIRST_NAP_MS`.
 
 from __future__ import annotations
 
-import os
 import platform
-from contextlib import suppress
-from select import POLLIN, poll
 from typing import Any
 
 from neuropod_core.placement.worker._memory import PAGE_BYTES, Segment, rounded
@@ -75,34 +72,3 @@ class Slot:
         trays = start + first + 2 * shape.envelope_bytes
         self.tray: Any = board.bytes[trays : trays + TRAY_BYTES]
         self.result_tray: Any = board.bytes[trays + TRAY_BYTES : trays + 2 * TRAY_BYTES]
-
-
-class Doorbell:
-    """Wakes the one who sleeps on it: an ``eventfd``, looked at together with a deadline."""
-
-    def __init__(self, descriptor: int | None = None) -> None:
-        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if descriptor is None else descriptor
-        self._poll = poll()
-        self._poll.register(self.descriptor, POLLIN)
-
-    def ring(self) -> None:
-        """Wake whoever sleeps, or keep the next one awake."""
-        with suppress(OSError, ValueError):  # Full: nobody can miss it. Closed: nobody is there.
-            os.eventfd_write(self.descriptor, 1)
-
-    def sleep(self, timeout_ms: float | None) -> bool:
-        """Sleep until somebody rings or the time is up; tell whether somebody rang."""
-        if not self._poll.poll(timeout_ms):
-            return False
-        self.silence()
-        return True
-
-    def silence(self) -> None:
-        """Forget that somebody rang."""
-        with suppress(OSError, ValueError):
-            os.eventfd_read(self.descriptor)
-
-    def __del__(self) -> None:
-        # Not before everybody has let go: a number that is closed may be given to something else at once.
-        with suppress(OSError, AttributeError):
-            os.close(self.descriptor)

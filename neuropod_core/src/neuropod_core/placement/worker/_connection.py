@@ -1,27 +1,128 @@
-"""A worker process that is ready for calls: its board, its lines, and what happens to them when it dies."""
+"""What the executor and the supervisor know of the way to a worker; how calls travel is the business of a `Transport`.
+
+There is one transport for a model, one `Connection` for each process that serves it, and one `Line` for each call that
+the process takes at a time.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any, ClassVar
 
-from neuropod_core.errors import NeuropodError, WorkerProtocolError
-from neuropod_core.placement.worker import _frames
-from neuropod_core.placement.worker._board import Doorbell, Shape, Slot
+from neuropod_core.backend import Names, Tensors
+from neuropod_core.errors import DeadlineError, NeuropodError, WorkerProtocolError
 from neuropod_core.placement.worker._gate import Gate
-from neuropod_core.placement.worker._line import Line
-from neuropod_core.placement.worker._memory import Pool, Segment, create_segment
-from neuropod_core.placement.worker._spin import may_spin, own_threads, running_threads
 
 
-class Connection:
-    """The lines to one worker.
+class OverdueError(DeadlineError):
+    """The caller's own deadline has passed: any other `DeadlineError` is what the model raised."""
+
+
+class LeftToThreadError(asyncio.CancelledError):
+    """A task was cancelled while a thread works on its line: the thread gives the line back."""
+
+
+class Line(ABC):
+    """Carries one call at a time to the worker and back; lent to one caller at a time.
 
     Attributes
     ----------
+    failure
+        What befell the worker; None while it lives.
+    call
+        Number of the last call, counted from 1.
+    failed, times
+        Calls that raised, and those that did not by the bits of their nanoseconds.
+    used
+        Whether a call holds anything that `clear` lets go.
+    leave
+        Gives the line back where its caller cannot: `Connection.settle`.
+    """
+
+    leave: Callable[[Line], None]
+
+    def __init__(self) -> None:
+        self.failure: NeuropodError | None = None
+        self.call = self.failed = 0
+        self.times = [0] * 64
+        self.used = False
+
+    @abstractmethod
+    def call_through(
+        self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None, *, spins: bool
+    ) -> Tensors:
+        """Have the worker run one call, and wait for its results; `spins` where looking for them is welcome.
+
+        Raises
+        ------
+        OverdueError
+            If there are none in time.
+        NeuropodError
+            What the worker raised; `failure` itself, if it is gone; a `WorkerProtocolError` if what it says cannot be.
+        """
+
+    @abstractmethod
+    async def call_async(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> Tensors:
+        """Do as `call_through` does while the event loop goes on."""
+
+    @property
+    @abstractmethod
+    def untouched(self) -> bool:
+        """Whether the worker has not taken the call: if it is gone, another one may run it."""
+
+    @property
+    @abstractmethod
+    def descriptor(self) -> int:
+        """Readable when there may be something to look at, once `listen` was called."""
+
+    @abstractmethod
+    def listen(self) -> None:
+        """Have `descriptor` become readable when the answer comes, with nobody waiting here."""
+
+    @abstractmethod
+    def silence(self) -> None:
+        """Forget that it became readable."""
+
+    def hold(self, inputs: object) -> None:  # noqa: B027 - most have nothing to keep
+        """Keep the inputs of a call that did not come to its end, if the worker may read them still; here it may not."""
+        del inputs
+
+    @abstractmethod
+    def rest(self) -> bool:
+        """After a call that did not come to its end: whether the worker is done with it, so that the line is free.
+
+        Raises
+        ------
+        WorkerProtocolError
+            If what the worker says cannot be.
+        """
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Let go of everything that the call used; the worker is done with it."""
+
+    @abstractmethod
+    def fail(self, error: NeuropodError) -> None:
+        """Say to whoever waits here that the worker is gone."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Keep nothing for a next call; its caller may still be about to leave it."""
+
+
+class Connection(ABC):
+    """The lines to one worker: who gets one, and what happens to them when the worker dies.
+
+    Attributes
+    ----------
+    lines
+        All of them.
     gate
         Lends lines to callers.
     abandoned
@@ -30,32 +131,29 @@ class Connection:
         What ended the worker; None while it lives.
     """
 
-    def __init__(self, link: socket.socket, pool: Pool, slots: int, tensors: int, wake: Callable[[], None]) -> None:
-        self._link, self._pool, self._wake = link, pool, wake
-        self._sending, self._known = threading.Lock(), set[int]()
+    def __init__(self, link: socket.socket, lines: Sequence[Line], wake: Callable[[], None]) -> None:
+        self._link, self._wake = link, wake
+        self._leaving, self._over = threading.Lock(), False
         self.failure: NeuropodError | None = None
         self.abandoned: deque[Line] = deque()
-        shape = Shape(tensors)
-        self._board = create_segment(0, slots * shape.slot_bytes)
-        rings = [Doorbell() for _ in range(slots)]
-        self.lines = [
-            Line(Slot(self._board, shape, number), pool, ring, self._tell, spins=may_spin())
-            for number, ring in enumerate(rings)
-        ]
-        self._rings, self._others = rings, slots - 1
+        self.lines = list(lines)
+        for line in self.lines:
+            line.leave = self.settle
         self.gate: Gate[Line] = Gate(self.lines[::-1])
-        bells = [bell.descriptor for line, ring in zip(self.lines, rings, strict=True) for bell in (ring, line.bell)]
-        message = {"serve": {"slots": slots, "tensors": tensors, "nbytes": self._board.nbytes}}
-        _frames.send(link, message, [self._board.descriptor, *bells])
 
     @property
     def load(self) -> int:
         """How busy it is: calls that run and calls that wait, the idle ones counted against it."""
         return self.gate.waiting - len(self.gate.free)
 
+    @property
+    def answered(self) -> int:
+        """How many calls have come to their end."""
+        return sum(sum(line.times) for line in self.lines)
+
+    @abstractmethod
     def may_spin(self) -> bool:
         """Whether the call that was just let in is the only one, from the only thread."""
-        return len(self.gate.free) == self._others and running_threads() <= len(own_threads)
 
     def release(self, line: Line) -> None:
         """Take back a line whose call is over."""
@@ -65,36 +163,40 @@ class Connection:
 
     def settle(self, line: Line) -> None:
         """Take back a line whose call did not come to its end; the worker may still be busy with it."""
-        if self.failure is not None:
+        if not self._over and self._rests(line):
             line.clear()
-        elif self._rests(line):
-            self.release(line)
-        else:
-            line.listen()
-            self.abandoned.append(line)
-            self._wake()
+            self.gate.give(line)
+            return
+        with self._leaving:
+            if not self._over:
+                line.listen()
+                self.abandoned.append(line)
+                self._wake()
+                return
+        line.clear()
 
     def reclaim(self) -> None:
         """Bring back the abandoned lines with which the worker is done."""
         for _ in range(len(self.abandoned)):
             line = self.abandoned.popleft()
-            line.bell.silence()
+            line.silence()
             if self._rests(line):
                 self.release(line)
             else:
                 self.abandoned.append(line)
 
     def fail(self, error: NeuropodError) -> None:
-        """Say to every caller that the worker is gone."""
+        """Say to every caller that the worker is gone; what it was writing to may be anybody's from now on."""
         self.failure = error
+        with self._leaving:
+            self._over = True
         for line in self.lines:
-            line.failure = error
-            line.bell.ring()
+            line.fail(error)
         self.gate.close()
         while self.abandoned:
             self.abandoned.popleft().clear()
 
-    def accuse(self, error: WorkerProtocolError) -> None:
+    def accuse(self, error: NeuropodError) -> None:
         """Believe nothing more of a worker that said what no worker says."""
         self.failure = self.failure or error
         with suppress(OSError):
@@ -105,9 +207,8 @@ class Connection:
         """Let go of what belongs to it; callers may still be about to leave their lines."""
         for line in self.lines:
             line.close()
-        self.lines, self._rings = [], []
+        self.lines = []
         self.gate.forget()
-        self._board.close()
 
     def _rests(self, line: Line) -> bool:
         try:
@@ -116,14 +217,42 @@ class Connection:
             self.accuse(error)
             return False
 
-    def _tell(self, segment: Segment) -> None:
-        if segment.number in self._known:
-            return
-        with self._sending, suppress(OSError):  # If the worker is gone, its death says more.
-            for gone in self._known.difference(self._pool.segments):
-                _frames.send(self._link, {"drop": gone})
-                self._known.discard(gone)
-            if segment.number not in self._known:
-                message = {"segment": segment.number, "nbytes": segment.nbytes}
-                _frames.send(self._link, message, [segment.descriptor])
-                self._known.add(segment.number)
+
+class Transport(ABC):
+    """How the calls of one model travel between this process and its workers."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def connect(self, link: socket.socket, slots: int, tensors: int, wake: Callable[[], None]) -> Connection:
+        """Connect to a worker that has loaded the model.
+
+        Parameters
+        ----------
+        link
+            The socket to the worker.
+        slots
+            How many calls it takes at a time.
+        tensors
+            How many tensors the problem has.
+        wake
+            Has the supervisor look around.
+        """
+
+    @abstractmethod
+    def allocate(self, nbytes: int) -> Any:
+        """Give memory that the workers read where it lies; None where any memory does as well.
+
+        Raises
+        ------
+        SharedMemoryError
+            If there is none.
+        """
+
+    @abstractmethod
+    def usage(self) -> dict[str, int]:
+        """Tell how much shared memory there is: ``limit``, ``reserved``, ``used``, and ``held`` by callers."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of everything; arrays that callers hold stay good."""

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from neuropod_core.backend import Executor, Tensors
+from neuropod_core.backend import Tensors
 from neuropod_core.errors import (
     InferenceError,
     NeuropodError,
     SharedMemoryError,
-    TensorMismatchError,
 )
+from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import (
     ALONE,
     ANSWERED,
@@ -50,22 +48,18 @@ from neuropod_core.placement.worker._board import (
     TAKEN,
     TRAY_BYTES,
     WORKER_SLEEPS,
-    Doorbell,
     Slot,
 )
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, Place, aligned, decode_text, layout_from_json, layout_of
 from neuropod_core.placement.worker._memory import Segment
+from neuropod_core.placement.worker._served import Desk, Served, logger
 from neuropod_core.placement.worker._spin import LOOKS, Spin, leave_this_cpu
-from neuropod_core.placement.worker._travel import facts_of
+from neuropod_core.placement.worker._travel import fitting_facts
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
-from neuropod_core.problem import Problem
 from neuropod_core.results import here
-from neuropod_core.tensors import as_array, as_text, describe, dtype_of
 
 _MOST_LAYOUTS = 256
-
-_logger = logging.getLogger("neuropod.worker")
 
 
 class _Request:
@@ -81,24 +75,6 @@ class _Request:
         self.repeats = not any(place.is_text for place in self.layout.places)
         self.spots: list[int] = []
         self.views: Tensors = {}
-
-
-@dataclass(frozen=True)
-class Served:
-    """What all slots of a worker share.
-
-    Parameters
-    ----------
-    executor, problem, platform
-        The model.
-    segment
-        Gives a segment by its number, waiting until the parent has sent it.
-    """
-
-    executor: Executor
-    problem: Problem
-    platform: str
-    segment: Callable[[int], Segment]
 
 
 class GrantedRoom:
@@ -129,10 +105,6 @@ class GrantedRoom:
         """Whether this very array was made here."""
         return any(made is array for made, _ in self.made)
 
-    def holds_any_of(self, array: Any) -> bool:
-        """Whether an array may lie here, whoever made it: a view of one that was made here does."""
-        return bool(self._end) and np.may_share_memory(array, self.memory)
-
     def offset_of(self, array: Any) -> int | None:
         """Tell where an array lies that was made here; once, since no two results share their memory."""
         for number, (made, offset) in enumerate(self.made):
@@ -140,6 +112,17 @@ class GrantedRoom:
                 del self.made[number]
                 return offset
         return None
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was made here."""
+        return self._end > 0
+
+    def without(self, results: Tensors) -> Tensors:
+        """Take what lies here to memory of its own: it must not be written over while it is written."""
+        return {
+            name: array.copy() if np.may_share_memory(array, self.memory) else array for name, array in results.items()
+        }
 
     def holds(self, results: object, places: Sequence[tuple[str, tuple[int, ...], Any, int]]) -> bool:
         """Whether `results` are exactly the arrays made here, in the same places as the last time."""
@@ -152,7 +135,7 @@ class GrantedRoom:
         return True
 
 
-class Desk:
+class SharedMemoryDesk(Desk):
     """Serves one slot.
 
     Parameters
@@ -161,6 +144,8 @@ class Desk:
         Where calls come in, what wakes this side, and what wakes the parent's.
     served
         What runs.
+    segment
+        Gives a segment by its number, waiting until the parent has sent it.
     """
 
     def __init__(
@@ -170,13 +155,13 @@ class Desk:
         ring: Doorbell,
         served: Served,
         *,
+        segment: Callable[[int], Segment],
         spins: bool,
     ) -> None:
-        self._slot, self._words, self._bell, self._ring = slot, slot.words, bell, ring
-        self._segment, self._executor, self._platform = served.segment, served.executor, served.platform
-        self._notations = {spec.name: spec.notation for spec in served.problem.outputs}
+        self._slot, self._words, self._bell, self._ring, self._segment = slot, slot.words, bell, ring, segment
+        self._served, self._executor = served, served.executor
         self._spin = Spin(allowed=spins)
-        self._traces = _logger.isEnabledFor(logging.DEBUG)
+        self._traces = served.traces
         self._requests: dict[int, _Request] = {}
         self._layouts: dict[Any, int] = {}
         self._last: tuple[int, Tray] | None = None  # With the status that says so.
@@ -199,7 +184,7 @@ class Desk:
             except NeuropodError as error:
                 self._fail(error)
             except Exception as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
-                self._fail(_unforeseen(self._platform, error))
+                self._fail(self._served.unforeseen(error))
             words[ANSWERED] = self._call
             if words[PARENT_SLEEPS] or not SPIN_IS_SAFE:
                 self._ring.ring()
@@ -286,7 +271,7 @@ class Desk:
         started = time.perf_counter()
         status = self._run(request)
         spent_us = (time.perf_counter() - started) * 1e6
-        _logger.debug("slot %d, call %d: ran in %.1f us, status %d", self._slot.number, self._call, spent_us, status)
+        logger.debug("slot %d, call %d: ran in %.1f us, status %d", self._slot.number, self._call, spent_us, status)
         return status
 
     def _introduced(self, number: int) -> _Request:
@@ -332,25 +317,12 @@ class Desk:
     # -- answering
 
     def _shippable(self, results: object) -> Tensors:
-        """Give results as arrays that can travel; what an executor must not return is said as the checks say it."""
-        if not isinstance(results, Mapping):
-            raise TensorMismatchError("outputs", "tensors by name", describe(results))
-        return {name: self._array(name, value) for name, value in results.items()}
-
-    def _array(self, name: object, value: object) -> Any:
-        array = as_array(value)
-        if array is not None and array.dtype.kind in "OUST":
-            array = as_text(array)
-        dtype = None if array is None else dtype_of(array)
-        if array is None or dtype is None or array.dtype != dtype.numpy or not isinstance(name, str):
-            notation = self._notations.get(str(name), "a tensor")
-            raise TensorMismatchError(f"outputs.{name}", notation, describe(value))
-        return array
+        return self._served.shippable(results, self._slot.shape.located)
 
     def _hand_over(self, results: Tensors, room: GrantedRoom | None = None) -> int:
         where = self._made_there(results, room)
-        if not where and room is not None:  # What is written to the room must not be read from it.
-            results = {name: array.copy() if room.holds_any_of(array) else array for name, array in results.items()}
+        if room is not None and room.used and not where:
+            results = room.without(results)
         key = tuple((name, array.shape, array.dtype, name in where) for name, array in results.items())
         layout = layout_of(results, where)
         number = self._layouts.get(key) or self._introduce(key, layout)
@@ -425,18 +397,15 @@ class Desk:
         if self._fresh is not None:
             self._layouts.pop(self._fresh, None)
             self._last = self._last_in_room = self._last_granted = self._fresh = None
-        self._say(facts_of(error))
+        self._lay_down(fitting_facts(error, len(self._slot.result_envelope)))
         self._words[STATUS] = FAILED
 
     def _say(self, message: Mapping[str, Any]) -> None:
         body = json.dumps(message).encode()
         if len(body) > len(self._slot.result_envelope):
-            body = json.dumps(facts_of(InferenceError("an answer did not fit its envelope"))).encode()
+            raise InferenceError(f"the names and shapes of the results take {len(body)} bytes: too many")
+        self._lay_down(body)
+
+    def _lay_down(self, body: bytes) -> None:
         self._slot.result_envelope[: len(body)] = body
         self._words[RESULT_MESSAGE_BYTES] = len(body)
-
-
-def _unforeseen(platform: str, error: Exception) -> InferenceError:
-    said = InferenceError(f"the {platform} backend raised {type(error).__name__}: {error}")
-    said.__cause__ = error
-    return said

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
+from math import prod
 from time import perf_counter_ns
 from typing import Any
 
@@ -25,16 +26,11 @@ from neuropod_core.errors import (
     WorkerProtocolError,
     WorkerStartError,
 )
-from neuropod_core.placement.worker import _board as board
-from neuropod_core.placement.worker._connection import Connection
-from neuropod_core.placement.worker._line import Line
-from neuropod_core.placement.worker._memory import Pool
+from neuropod_core.placement.worker._connection import Connection, LeftToThreadError, Line, OverdueError, Transport
 from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._stats import stats_of
 from neuropod_core.placement.worker._supervisor import Limits, Supervisor
-
-_OFF_THE_LOOP_BYTES = 256 << 10
-"""Inputs of a task that take more are copied in a thread, so that the loop goes on."""
+from neuropod_core.placement.worker._tasks import delivered
 
 _everyone: weakref.WeakSet[WorkerExecutor] = weakref.WeakSet()
 
@@ -48,21 +44,21 @@ class WorkerExecutor(Executor):
         What to start, one for each replica.
     limits
         When a worker is started anew.
-    pool_bytes
-        The most shared memory, for all replicas together.
+    transport
+        How calls travel.
     kills_late
         Whether a call past its deadline ends the worker that runs it.
     """
 
     thread_safe = True
 
-    def __init__(self, recipes: list[Recipe], limits: Limits, pool_bytes: int, *, kills_late: bool) -> None:
-        self._pool, self._kills_late = Pool(pool_bytes), kills_late
+    def __init__(self, recipes: list[Recipe], limits: Limits, transport: Transport, *, kills_late: bool) -> None:
+        self._transport, self._kills_late = transport, kills_late
         self._changed = threading.Condition()
         self._refusal: NeuropodError | None = None
-        self._supervisors = [Supervisor(recipe, limits, self._pool, self._changed) for recipe in recipes]
+        self._supervisors = [Supervisor(recipe, limits, transport, self._changed) for recipe in recipes]
         self._only: Any = self._supervisors[0] if len(recipes) == 1 else _Several
-        self._ender = weakref.finalize(self, _end, self._supervisors, self._pool, os.getpid())
+        self._ender = weakref.finalize(self, _end, self._supervisors, transport, os.getpid())
         _everyone.add(self)
         try:
             self._wait_for_all()
@@ -106,10 +102,13 @@ class WorkerExecutor(Executor):
         connection, line = await self._line_async(deadline, timeout_s)
         started = perf_counter_ns()
         try:
-            results = await _carried(line, inputs, outputs, deadline)
+            results = await line.call_async(inputs, outputs, deadline)
+        except LeftToThreadError:
+            raise
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
             line.hold(inputs)
             if error is line.failure and line.untouched:
+                connection.settle(line)
                 left_s = None if deadline is None else deadline - time.monotonic()
                 return await self.infer_async(inputs, outputs, left_s)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
@@ -119,21 +118,16 @@ class WorkerExecutor(Executor):
 
     def allocate(self, shape: tuple[int, ...], dtype: DType) -> Array:
         """Give an array that lies where the workers read it."""
-        if dtype is DType.STRING:
+        nbytes = 0 if dtype is DType.STRING else prod(shape) * dtype.itemsize
+        memory = self._transport.allocate(nbytes) if nbytes else None
+        if memory is None:
             return super().allocate(shape, dtype)
-        empty = super().allocate((), dtype)
-        nbytes = int(empty.itemsize)
-        for length in shape:
-            nbytes *= length
-        if not nbytes:
-            return super().allocate(shape, dtype)
-        lease = self._pool.lend(self._pool.allocate(nbytes))
-        array: Array = np.ndarray(shape, dtype.numpy, buffer=lease.owner())
+        array: Array = np.ndarray(shape, dtype.numpy, buffer=memory)
         return array
 
     def stats(self) -> dict[str, Any]:
         """Count what has happened so far."""
-        return stats_of(self._supervisors, self._pool)
+        return stats_of(self._supervisors, self._transport)
 
     def close(self) -> None:
         """End the workers; results that callers hold stay good."""
@@ -165,6 +159,7 @@ class WorkerExecutor(Executor):
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
             line.hold(inputs)
             if error is line.failure and line.untouched:
+                connection.settle(line)
                 return self.infer_within(None if deadline is None else deadline - time.monotonic(), inputs, outputs)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
         line.times[(perf_counter_ns() - started).bit_length()] += 1
@@ -187,7 +182,7 @@ class WorkerExecutor(Executor):
         while True:
             found = self._found()
             connection = found if found is not None else await asyncio.to_thread(self._connection, deadline, timeout_s)
-            line = await _delivered(connection, deadline)
+            line = await delivered(connection, deadline)
             if line is not None:
                 return connection, line
             if deadline is not None and time.monotonic() >= deadline:
@@ -226,7 +221,7 @@ class WorkerExecutor(Executor):
         if isinstance(error, WorkerProtocolError):
             connection.accuse(error)
         connection.settle(line)
-        if isinstance(error, DeadlineError):
+        if isinstance(error, OverdueError):
             return self._late_call(connection, timeout_s)
         return _again(error) if error is line.failure else error
 
@@ -254,84 +249,6 @@ class _Several:
     connection = None
 
 
-async def _carried(line: Line, inputs: Tensors, outputs: Names, deadline: float | None) -> Tensors:
-    if sum(getattr(array, "nbytes", 0) for array in inputs.values()) > _OFF_THE_LOOP_BYTES:
-        await asyncio.shield(asyncio.to_thread(line.put, inputs, outputs, deadline))
-    else:
-        line.put(inputs, outputs, deadline)
-    results = None
-    while results is None:
-        line.ask(spins=False)
-        await _answered(line, deadline)
-        results = line.take(deadline)
-    return results
-
-
-async def _answered(line: Line, deadline: float | None) -> None:
-    """Wait for the answer on the loop; the first nap is short, as in `Line.wait`."""
-    loop = asyncio.get_running_loop()
-    rung = asyncio.Event()
-    loop.add_reader(line.bell.descriptor, rung.set)
-    line.listen()
-    nap_s: float | None = board.FIRST_NAP_MS / 1000
-    try:
-        while not line.answered:
-            if line.failure is not None:
-                raise line.failure
-            left_s = None if deadline is None else deadline - time.monotonic()
-            if left_s is not None and left_s <= 0:
-                raise DeadlineError(0, "its answer was waited for")
-            try:
-                await asyncio.wait_for(rung.wait(), min((s for s in (nap_s, left_s) if s is not None), default=None))
-            except asyncio.TimeoutError:
-                nap_s = None
-            rung.clear()
-            line.bell.silence()
-    finally:
-        loop.remove_reader(line.bell.descriptor)
-        line.unlisten()
-
-
-async def _delivered(connection: Connection, deadline: float | None) -> Line | None:
-    """Wait for a line on the loop; None if the time is up or the connection ends."""
-    if connection.gate.free and (line := connection.gate.take(0)) is not None:
-        return line
-    order = _Order(connection)
-    connection.gate.ask(order.deliver)
-    try:
-        return await asyncio.wait_for(order.future, None if deadline is None else max(deadline - time.monotonic(), 0))
-    except asyncio.TimeoutError:
-        return None
-    finally:
-        if order.future.cancelled():
-            connection.gate.withdraw(order.deliver)
-
-
-class _Order:
-    """A line on its way to a task; one that comes too late goes back."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self._loop = connection, asyncio.get_running_loop()
-        self.future: asyncio.Future[Line | None] = self._loop.create_future()
-
-    def deliver(self, line: Line | None) -> None:
-        """Bring the line, from any thread."""
-        try:
-            self._loop.call_soon_threadsafe(self._arrive, line)
-        except RuntimeError:  # The loop was closed meanwhile.
-            self._return(line)
-
-    def _arrive(self, line: Line | None) -> None:
-        if self.future.done():
-            self._return(line)
-        else:
-            self.future.set_result(line)
-
-    def _return(self, line: Line | None) -> None:
-        if line is not None:
-            self._connection.gate.give(line)
-
-
 def _late(timeout_s: float | None, doing: str) -> DeadlineError:
     return DeadlineError(timeout_s or 0, doing, "give it longer, or pass more replicas")
 
@@ -345,14 +262,14 @@ def _again(error: BaseException | None) -> NeuropodError:
     return copy
 
 
-def _end(supervisors: list[Supervisor], pool: Pool, process: int) -> None:
+def _end(supervisors: list[Supervisor], transport: Transport, process: int) -> None:
     if os.getpid() != process:
         return
     for supervisor in supervisors:
         supervisor.begin_to_close()
     for supervisor in supervisors:
         supervisor.close()
-    pool.close()
+    transport.close()
 
 
 def _in_child() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,21 @@ def send(link: socket.socket, message: Mapping[str, Any], descriptors: Sequence[
     whole = len(body).to_bytes(_LENGTH_BYTES, "big") + body
     sent = socket.send_fds(link, [whole], list(descriptors)) if descriptors else link.send(whole)
     link.sendall(whole[sent:])
+
+
+def send_at_once(link: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:
+    """Send a short message without waiting for the other side to read it.
+
+    Raises
+    ------
+    BlockingIOError
+        If the other side has not read for so long that there is no room for it.
+    OSError
+        If the other side is gone.
+    """
+    body = json.dumps(message).encode()
+    rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))
+    link.sendmsg([len(body).to_bytes(_LENGTH_BYTES, "big") + body], [rights], socket.MSG_DONTWAIT)
 
 
 def receive(link: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

@@ -6,7 +6,8 @@ import _thread
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -65,7 +66,7 @@ class Gate(Generic[T]):
         """Give one back: to whoever waits longest."""
         if not self._waiting and not self._closed:
             self.free.append(thing)
-            if not self._waiting:  # Else somebody began to wait in between.
+            if not self._waiting and not self._closed:  # Else somebody began to wait, or closed it, in between.
                 return
             try:
                 thing = self.free.pop()
@@ -83,8 +84,9 @@ class Gate(Generic[T]):
         with self._lock:
             self._closed = True
             waiting, self._waiting = self._waiting, deque()
-            self._retired += self.free
-            self.free.clear()
+            with suppress(IndexError):  # One by one: things are given and taken without the lock.
+                while True:
+                    self._retired.append(self.free.pop())
         for deliver in waiting:
             deliver(None)
 
@@ -105,7 +107,14 @@ class Gate(Generic[T]):
         self.ask(deliver)
         try:
             delivered.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0))
-        finally:
-            if not box and not self.withdraw(deliver):  # It is on its way.
-                delivered.acquire()
+        except BaseException:  # Ctrl-C.
+            if (thing := self._last_word(deliver, box, delivered)) is not None:
+                self.give(thing)
+            raise
+        return self._last_word(deliver, box, delivered)
+
+    def _last_word(self, deliver: Callable[[T | None], None], box: list[T | None], delivered: Any) -> T | None:
+        """Give what was delivered to somebody who waits no longer."""
+        if not box and not self.withdraw(deliver):  # It is on its way.
+            delivered.acquire()
         return box[0] if box else None

@@ -15,20 +15,20 @@ from typing import Any, NoReturn
 
 from neuropod_core import plugins
 from neuropod_core.backend import Backend, Executor, LoadOptions
-from neuropod_core.errors import ModelLoadError, NeuropodError, WorkerProtocolError
+from neuropod_core.errors import ModelLoadError, NeuropodError
 from neuropod_core.placement._in_process import InProcess
 from neuropod_core.placement.worker import _frames
-from neuropod_core.placement.worker._board import Doorbell, Shape, Slot
-from neuropod_core.placement.worker._desk import Desk, Served
-from neuropod_core.placement.worker._memory import Segment, adopt_segment
 from neuropod_core.placement.worker._recipe import descriptor_facts
-from neuropod_core.placement.worker._spin import may_spin
+from neuropod_core.placement.worker._served import Desk, End, Served
+from neuropod_core.placement.worker._shared_memory_end import SharedMemoryEnd
+from neuropod_core.placement.worker._socket_desk import SocketEnd
 from neuropod_core.placement.worker._travel import facts_of
 from neuropod_core.problem import Problem
 from neuropod_core.trust import Trust, check_trust
 from neuropod_core.variants import Variant
 
-_SEGMENT_TIMEOUT_S = 10.0
+_ENDS = {"shared_memory": SharedMemoryEnd, "socket": SocketEnd}
+"""Ends by the name of their transport."""
 
 
 def main(link: socket.socket) -> None:
@@ -44,66 +44,33 @@ def main(link: socket.socket) -> None:
         _end(0)
     _frames.send(link, {"ready": _told_of(executor)})
     message, descriptors = _next_with_descriptors(link)
-    Service(executor, problem, str(order["platform"])).run(link, message["serve"], descriptors)
+    Service(Served(executor, problem, str(order["platform"]))).run(link, message["serve"], descriptors)
 
 
 class Service:
     """Serves a loaded model: one thread for each slot, one that listens to the parent."""
 
-    def __init__(self, executor: Executor, problem: Problem, platform: str) -> None:
-        self._served = Served(executor, problem, platform, self._segment)
-        self._segments: dict[int, Segment] = {}
-        self._news = threading.Condition()
+    def __init__(self, served: Served) -> None:
+        self._served = served
 
     def run(self, link: socket.socket, order: Mapping[str, Any], descriptors: list[int]) -> None:
         """Serve until the parent is gone."""
-        slots, shape = int(order["slots"]), Shape(int(order["tensors"]))
-        board = adopt_segment(0, descriptors[0], int(order["nbytes"]))
-        bells = [Doorbell(descriptor) for descriptor in descriptors[1:]]
-        desks = [
-            Desk(
-                Slot(board, shape, number),
-                bells[2 * number],
-                bells[2 * number + 1],
-                self._served,
-                spins=may_spin(),
-            )
-            for number in range(slots)
-        ]
+        end = _ENDS[order["transport"]](order, descriptors, self._served)
         gc.freeze()  # What is loaded stays: collections need not look at it again.
-        threading.Thread(target=self._listen, args=(link,), name="neuropod-parent", daemon=True).start()
-        for desk in desks[1:]:
+        threading.Thread(target=self._listen, args=(link, end), name="neuropod-parent", daemon=True).start()
+        for desk in end.desks[1:]:
             threading.Thread(target=_serve, args=(desk,), name="neuropod-slot", daemon=True).start()
-        _serve(desks[0])
+        _serve(end.desks[0])
 
-    def _segment(self, number: int) -> Segment:
-        segment = self._segments.get(number)
-        if segment is not None:
-            return segment
-        with self._news:
-            if not self._news.wait_for(lambda: number in self._segments, _SEGMENT_TIMEOUT_S):
-                raise WorkerProtocolError(f"shared memory {number} never came")
-            return self._segments[number]
-
-    def _listen(self, link: socket.socket) -> None:
+    def _listen(self, link: socket.socket, end: End) -> None:
         try:
             while (got := _frames.receive(link)) is not None:
-                self._hear(*got)
+                end.hear(*got)
         except (OSError, NeuropodError) as error:
             sys.stderr.write(f"the parent cannot be understood: {error}\n")
         with suppress(Exception):  # The process ends, whatever the executor says to that.
             self._served.executor.close()
         _end(0)
-
-    def _hear(self, message: Mapping[str, Any], descriptors: list[int]) -> None:
-        with self._news:
-            if "segment" in message:
-                number = int(message["segment"])
-                self._segments[number] = adopt_segment(number, descriptors[0], int(message["nbytes"]))
-                self._segments[number].close()  # The mapping stays.
-                self._news.notify_all()
-            elif "drop" in message:
-                self._segments.pop(int(message["drop"]), None)
 
 
 def _serve(desk: Desk) -> None:

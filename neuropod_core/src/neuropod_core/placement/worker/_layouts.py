@@ -24,8 +24,9 @@ ALIGNMENT = 64
 
 _Tensor = tuple[str, DType, tuple[int, ...], bool]
 
-_MOST_BYTES = 1 << 46
-_MOST_DIMENSIONS = 64
+_MOST_ITEMS = 1 << 46
+_LARGEST_ARRAY = 1 << 59  # NumPy multiplies lengths, those of zero left out, with the bytes of an element.
+_MOST_DIMENSIONS = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,12 @@ def layout_from_json(value: object) -> Layout:
         If it is none.
     """
     try:
-        return _laid_out(_checked(*item) for item in value)  # type: ignore[attr-defined]  # else: TypeError, below
+        layout = _laid_out(_checked(*item) for item in value)  # type: ignore[attr-defined]  # else: TypeError, below
     except (TypeError, SpecError) as error:
         raise WorkerProtocolError(f"a layout of tensors cannot be {shown(value)}: {error}") from error
+    if len({place.name for place in layout.places}) < len(layout.places):
+        raise WorkerProtocolError(f"a layout of tensors has a name twice: {shown(value)}")
+    return layout
 
 
 def plain(tensors: Mapping[str, Any]) -> dict[str, Array]:
@@ -171,7 +175,9 @@ def _checked(name: object, dtype: object, shape: object, located: object) -> _Te
         raise TypeError(shown(name))
     if not isinstance(located, bool):
         raise TypeError(shown(located))
-    if not all(type(length) is int and length >= 0 for length in shape) or prod(shape) > _MOST_BYTES:
+    if not all(type(length) is int and length >= 0 for length in shape) or prod(shape) > _MOST_ITEMS:
+        raise TypeError(shown(shape))
+    if prod(length or 1 for length in shape) > _LARGEST_ARRAY:
         raise TypeError(shown(shape))
     return name, DType.parse(dtype), tuple(shape), located
 

@@ -13,7 +13,8 @@ from weakref import ref
 from numpy import ndarray
 
 from neuropod_core.backend import Names, Tensors
-from neuropod_core.errors import DeadlineError, InferenceError, NeuropodError, WorkerProtocolError
+from neuropod_core.errors import InferenceError, NeuropodError, WorkerProtocolError
+from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import (
     ALONE,
     ANSWERED,
@@ -44,15 +45,16 @@ from neuropod_core.placement.worker._board import (
     TAKEN,
     TRAY_BYTES,
     WORKER_SLEEPS,
-    Doorbell,
     Slot,
 )
+from neuropod_core.placement.worker._connection import Line, OverdueError
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, decode_text, layout_from_json, layout_of, plain
 from neuropod_core.placement.worker._memory import Block, BlockArray, Lease, Pool, Segment, Shelf
 from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
+from neuropod_core.placement.worker._waiting import carried
 
 if TYPE_CHECKING:
     from neuropod_core.backend import Array
@@ -63,13 +65,14 @@ _MOST_LAYOUTS = 256
 class _Request:
     """Names, types and shapes of a call's inputs, and the outputs it asks for: known to the worker by a number."""
 
-    __slots__ = ("block", "fill", "layout", "number", "outputs", "result_bytes")
+    __slots__ = ("block", "fill", "held", "layout", "number", "outputs", "result_bytes")
 
     def __init__(self, number: int, layout: Layout, outputs: Names, memory: Any) -> None:
         self.number, self.layout, self.outputs = number, layout, outputs
         fits = layout.fixed and layout.nbytes <= TRAY_BYTES
         self.fill: Callable[[Any], bool] = Tray(layout, memory).fill if fits else _never
         self.block: Block | None = None
+        self.held = False  # Whether the call that runs lies in the block: else it may be anybody's by now.
         self.result_bytes = 0
 
     def settle(self, block: Block, shelf: Shelf, pool: Pool) -> None:
@@ -85,11 +88,12 @@ class _Request:
                     shelf.put(mine)
                 return False
             if tray.fill(inputs):
+                self.held = True
                 return True
             shelf.put(block)
             return False
 
-        self.fill, self.block = fill, block
+        self.fill, self.block, self.held = fill, block, True
 
     def remember(self, arrays: Tensors, where: Where, name_again: Callable[[int, Array], bool]) -> None:
         """Know the call again that passes arrays like these, all of which lie in shared memory."""
@@ -148,7 +152,7 @@ class _Answer:
 _Foreseen = tuple[int, BlockArray, Tensors]
 
 
-class Line:
+class SharedMemoryLine(Line):
     """Carries one call at a time to the worker and back.
 
     Parameters
@@ -164,14 +168,10 @@ class Line:
     """
 
     def __init__(self, slot: Slot, pool: Pool, ring: Doorbell, tell: Callable[[Segment], None], *, spins: bool) -> None:
+        super().__init__()
         self.slot, self.bell = slot, Doorbell()
-        self.failure: NeuropodError | None = None
-        self.call = 0
-        self.failed = 0
-        self.times = [0] * 64
         self._words, self._pool, self._ring, self._tell = slot.words, pool, ring, tell
         self._spin = Spin(allowed=spins)
-        self.used = False  # Whether a call holds anything that `clear` lets go.
         self._steady = False  # Whether the words say already what the next call of the same layout says.
         self._request: _Request | None = None
         self._requests: dict[Any, _Request] = {}
@@ -182,6 +182,7 @@ class Line:
         self._grant: Block | None = None
         self._granted_before: Block | None = None
         self._shelf, self._results_shelf = pool.shelf(), pool.shelf()
+        self._gave_room = self._refused_room = False
         self._kept: object = None
         self._fresh: object = None  # Key of a layout that the worker has not been asked with yet.
         self._numbers = count(1)
@@ -215,6 +216,10 @@ class Line:
         self.put(inputs, outputs, deadline)
         self.ask(spins=spins)
         return self._rest_of_call(deadline, spins=spins)
+
+    async def call_async(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> Tensors:
+        """Put, ask, await and take."""
+        return await carried(self, inputs, outputs, deadline)
 
     def _rest_of_call(self, deadline: float | None, *, spins: bool) -> Tensors:
         self.wait(deadline, spins=spins)
@@ -252,7 +257,7 @@ class Line:
 
         Raises
         ------
-        DeadlineError
+        OverdueError
             If there is none in time.
         NeuropodError
             What befell the worker, if it is gone.
@@ -303,11 +308,23 @@ class Line:
             raise error_from(parsed(self._message()))
         if status != NEEDS_ROOM:
             raise WorkerProtocolError(f"an answer has no status {status}")
+        if self._gave_room:
+            raise WorkerProtocolError("a worker that was given room needs room again")
         words[LAYOUT], words[MESSAGE_BYTES] = GO_ON, 0
         self._steady, self.used, self._granted_before = False, True, None
         self._take_back_grant()
         self._grant_room(words[RESULT_BYTES], deadline)
+        self._gave_room = True
         return None
+
+    @property
+    def descriptor(self) -> int:
+        """That of the bell."""
+        return self.bell.descriptor
+
+    def silence(self) -> None:
+        """Forget that somebody rang."""
+        self.bell.silence()
 
     def listen(self) -> None:
         """Have the bell rung when the answer comes, with nobody waiting here."""
@@ -323,8 +340,11 @@ class Line:
 
     def rest(self) -> bool:
         """After a call that did not come to its end: whether the worker is done with it, so that the slot is free."""
-        if self._words[ASKED] != self.call:  # Interrupted before the worker saw it.
-            self.call = self._words[ASKED]
+        asked = self._words[ASKED]
+        if asked != self.call:
+            if asked != self.call - 1:
+                raise WorkerProtocolError(f"call {self.call} became call {asked}")
+            self.call = asked  # Interrupted before the worker saw it.
         if not self.answered or self.refuse_room():
             return False
         words = self._words
@@ -336,6 +356,9 @@ class Line:
         """Where the worker waits for room, let it drop the results; tell whether there is something to wait for."""
         if self._words[STATUS] != NEEDS_ROOM:
             return False
+        if self._refused_room:
+            raise WorkerProtocolError("a worker that was refused room needs room again")
+        self._refused_room = True
         self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
         self._words[GRANT_BYTES] = self._words[STATUS] = 0
         self._steady, self._granted_before = False, None
@@ -345,8 +368,10 @@ class Line:
     def clear(self) -> None:
         """Let go of everything that the call used; the worker is done with it."""
         self._kept, self.used = None, False
-        if self._request is not None and self._request.block is not None:
-            self._shelf.put(self._request.block)
+        self._gave_room = self._refused_room = False
+        if self._request is not None and self._request.held:
+            self._request.held = False
+            self._shelf.put(self._request.block)  # type: ignore[arg-type]  # held: there is one
         if self._fresh is not None:
             self._requests.pop(self._fresh, None)
             self._request = self._fresh = None
@@ -357,8 +382,13 @@ class Line:
         if self._grant is not None:
             self._take_back_grant()
 
+    def fail(self, error: NeuropodError) -> None:
+        """Wake whoever waits here."""
+        self.failure = error
+        self.bell.ring()
+
     def close(self) -> None:
-        """Close the doorbell, and give back what is kept for the next call."""
+        """Give back what is kept for the next call."""
         for shelf in (self._shelf, self._results_shelf):
             self._pool.retire(shelf)
 
@@ -476,7 +506,7 @@ class Line:
             if deadline is not None:
                 left_ms = (deadline - time.monotonic()) * 1000
                 if left_ms <= 0:
-                    raise DeadlineError(0, "its answer was waited for")
+                    raise OverdueError(0, "its answer was waited for")
                 nap_ms = left_ms if nap_ms is None else min(nap_ms, left_ms)
             if not self.bell.sleep(nap_ms):
                 nap_ms = None
@@ -520,6 +550,9 @@ class Line:
         if layout.nbytes > room:
             raise WorkerProtocolError(f"results of {layout.nbytes} bytes do not lie in {room}")
         where = {} if layout.fixed else read_places(layout, self._words, first, lambda _: room)
+        for place in layout.places:
+            if place.located and not place.is_text and where[place.name][1] % place.dtype.itemsize:
+                raise WorkerProtocolError(f"result {place.name!r} does not begin where its type may")
         if self._request is not None:
             self._request.result_bytes = max([layout.nbytes, *(spot[1] + spot[2] for spot in where.values())])
         return where

@@ -8,7 +8,6 @@ segments, and go back when the last array that lies in them is dropped.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import mmap
 import os
 import threading
@@ -20,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from neuropod_core.backend import Array
-from neuropod_core.errors import SharedMemoryError, WorkerProtocolError
+from neuropod_core.errors import ModelClosedError, SharedMemoryError
+from neuropod_core.placement.worker._memfd import check_sealed, sealed_file
 
 PAGE_BYTES = 4096
+_LONGEST_NAP_S = 0.02
 SEGMENT_BYTES = 16 << 20
 """The usual size of a segment; a larger tensor gets one of its own."""
-
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL if hasattr(fcntl, "F_SEAL_SEAL") else 0
 
 
 class SegmentArray(np.ndarray):
@@ -68,14 +67,13 @@ def create_segment(number: int, nbytes: int) -> Segment:
     SharedMemoryError
         If there is not that much memory.
     """
-    nbytes = rounded(nbytes, PAGE_BYTES)
-    descriptor = os.memfd_create("neuropod", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    nbytes, descriptor = rounded(nbytes, PAGE_BYTES), -1
     try:
-        os.posix_fallocate(descriptor, 0, nbytes)
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        descriptor = sealed_file(nbytes)
         return Segment(number, descriptor, nbytes)
     except OSError as error:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
         what = f"no shared memory of {nbytes} bytes can be had: {error.strerror or error}"
         raise SharedMemoryError(what, remedy="free memory, or pass smaller tensors") from error
 
@@ -89,15 +87,11 @@ def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
         If it lacks a seal or has another size.
     """
     try:
-        sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
-        size = os.fstat(descriptor).st_size
-    except OSError as error:
+        check_sealed(descriptor, nbytes)
+        return Segment(number, descriptor, nbytes)
+    except BaseException:
         os.close(descriptor)
-        raise WorkerProtocolError(f"what came as shared memory is none: {error.strerror}") from error
-    if sealed & _SEALS != _SEALS or size != nbytes or nbytes <= 0:
-        os.close(descriptor)
-        raise WorkerProtocolError(f"expected {nbytes} bytes of sealed memory, got {size} with seals {sealed:#x}")
-    return Segment(number, descriptor, nbytes)
+        raise
 
 
 def rounded(nbytes: int, to: int) -> int:
@@ -163,8 +157,10 @@ class Shelf:
         """Keep a block for the next call; more than one goes back."""
         if self._blocks or self._retired or self._pool.someone_waits:
             self._pool.freed.put(block)
-        else:
-            self._blocks.append(block)
+            return
+        self._blocks.append(block)
+        if self._retired:  # In between.
+            self.clear()
 
     def retire(self) -> None:
         """Keep nothing from now on: leases outlive the line."""
@@ -195,7 +191,7 @@ class Pool:
         self.limit_bytes = limit_bytes
         self.freed: SimpleQueue[Block] = SimpleQueue()
         self.shelves: list[Shelf] = []
-        self.someone_waits = False
+        self.someone_waits = self._closed = False
         self.segments: dict[int, Segment] = {}
         self.lent_bytes = self.used_bytes = 0
         self._spare: dict[int, list[Block]] = {}
@@ -275,6 +271,7 @@ class Pool:
     def close(self) -> None:
         """Let go of every segment; arrays that callers hold stay good."""
         with self._lock:
+            self._closed = True
             for segment in self.segments.values():
                 segment.close()
             self.segments.clear()
@@ -284,6 +281,8 @@ class Pool:
     # -- under the lock
 
     def _found(self, size: int) -> Block | None:
+        if self._closed:
+            raise ModelClosedError("the model is closed", remedy="load it again")
         self._collect()
         spare = self._spare.get(size)
         block = spare.pop() if spare else self._carved(size)
@@ -351,15 +350,13 @@ class Pool:
         return dropped
 
     def _wait(self, nbytes: int, until: float) -> None:
-        remaining, self.someone_waits = until - time.monotonic(), True
-        try:
-            if remaining > 0:
-                self.freed.put(self.freed.get(timeout=remaining))
-                return
-        except Empty:
-            pass
-        finally:
+        remaining = until - time.monotonic()
+        if remaining > 0:
+            self.someone_waits = True
+            with contextlib.suppress(Empty):  # Others may have put it in its place already: so nobody sleeps for long.
+                self.freed.put(self.freed.get(timeout=min(remaining, _LONGEST_NAP_S)))
             self.someone_waits = False
+            return
         held = f"{self.lent_bytes} of {self.limit_bytes} bytes lie in results and inputs that are still held"
         remedy = "drop results, copy them, or pass a larger Worker(shared_memory_bytes=...)"
         raise SharedMemoryError(f"no room for {nbytes} bytes in shared memory ({held})", remedy=remedy)

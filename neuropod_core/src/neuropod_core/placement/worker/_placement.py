@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from neuropod_core.placement._base import Placement
 from neuropod_core.placement.worker._executor import WorkerExecutor
 from neuropod_core.placement.worker._recipe import Home, Recipe, model_facts, order_for
 from neuropod_core.placement.worker._supervisor import Limits
+from neuropod_core.placement.worker._transports import check_name, new_transport
 from neuropod_core.variants import Variant
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
@@ -31,7 +33,11 @@ class Worker(Placement):
         How many calls a worker takes at a time; None for 4, or 2 where the model runs one at a time.
     shared_memory_bytes
         The most memory for tensors on their way, and for results that callers hold, of all replicas together. Nothing
-        is reserved before it is needed.
+        is reserved before it is needed. Where tensors travel over sockets, the most that the inputs of a call, and its
+        results, may take.
+    transport
+        How tensors travel: ``shared_memory``, as fast as the machine allows, on Linux only; or ``socket``, on every
+        Unix, copied twice each way; None for the best that there is.
     start_timeout_s
         How long a worker may take until it is ready.
     restarts
@@ -60,6 +66,7 @@ class Worker(Placement):
     replicas: int = 1
     slots: int | None = None
     shared_memory_bytes: int = 1 << 30
+    transport: str | None = None
     start_timeout_s: float = 300.0
     restarts: int = 5
     restart_after_calls: int | None = None
@@ -79,6 +86,9 @@ class Worker(Placement):
             value: object = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
                 raise OptionError(f"Worker({name}=...) is an int of at least {least}, not {shown(value)}")
+        check_name(self.transport)
+        if self.cpus is not None and not hasattr(os, "sched_setaffinity"):
+            raise OptionError("this system lets nobody choose CPUs", at="cpus", remedy="leave cpus out")
 
     def sandboxed(self) -> Placement:
         """Give the same placement with its workers in a sandbox.
@@ -112,7 +122,8 @@ class Worker(Placement):
         limits = Limits(
             self.start_timeout_s, self.restarts, self.restart_after_calls, self.restart_above_bytes, self.slots
         )
-        return WorkerExecutor(recipes, limits, self.shared_memory_bytes, kills_late=self.kills_late)
+        transport = new_transport(self.transport, self.shared_memory_bytes)
+        return WorkerExecutor(recipes, limits, transport, kills_late=self.kills_late)
 
     def _home_and_order(self, backend: Backend, variant: Variant, options: LoadOptions) -> tuple[Home, dict[str, Any]]:
         package_folder = str(variant.folder.parent)

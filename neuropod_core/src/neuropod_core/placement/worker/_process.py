@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -18,13 +19,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from neuropod_core.errors import WorkerProtocolError
+from neuropod_core.errors import WorkerProtocolError, shown
 from neuropod_core.placement.worker import _frames
-from neuropod_core.placement.worker._board import Doorbell
+from neuropod_core.placement.worker._bells import IN, Bell, new_poll
 from neuropod_core.placement.worker._recipe import Home
+from neuropod_core.placement.worker._spin import registered
 
+_SEND_TIMEOUT_S = 5
 _LAST_LINES = 10
 _LONGEST_LINE = 4096
+_LONGEST_SHOWN = 400  # In an error, which has ten of them.
 _KEPT_FROM_WORKERS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 _BOOT = """
@@ -62,11 +66,13 @@ class Process:
     """
 
     def __init__(
-        self, name: str, home: Home, variables: Mapping[str, str], settings: Mapping[str, Any], wake: Doorbell
+        self, name: str, home: Home, variables: Mapping[str, str], settings: Mapping[str, Any], wake: Bell
     ) -> None:
         self.name, self.wake = name, wake
         self._scratch = tempfile.mkdtemp(prefix="neuropod-") if home.caged else None
         self.link, theirs = socket.socketpair()
+        # Whoever does not listen is waited for, but not for ever.
+        self.link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
         self.inbox = _frames.Inbox(self.link)
         self._tail: deque[str] = deque(maxlen=_LAST_LINES)
         self._partial: dict[int, bytes] = {}
@@ -86,14 +92,18 @@ class Process:
             )
         self.pid = self._popen.pid
         self._streams: list[IO[bytes]] = [stream for stream in (self._popen.stdout, self._popen.stderr) if stream]
-        self._pidfd = os.pidfd_open(self.pid)
-        self._poll = select.poll()
+        self._pidfd = _pidfd_of(self.pid)
+        self._poll = new_poll()
         watched: list[Any] = [self.link, self._pidfd, self.wake.descriptor, *self._streams]
         for descriptor in watched:
-            self._poll.register(descriptor, select.POLLIN)
+            if descriptor is not None:
+                self._poll.register(descriptor, IN)
+        if self._pidfd is None:
+            threading.Thread(target=registered(self._await_end), name=f"neuropod-{name}-end", daemon=True).start()
         for stream in self._streams:
             os.set_blocking(stream.fileno(), False)
-        _frames.send(self.link, self._first_message(home, settings))
+        with suppress(OSError):  # Gone already: whoever expects it to say something will see how it ended.
+            _frames.send(self.link, self._first_message(home, settings))
 
     def watch(self, also: Sequence[int] = (), timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Wait until something happens here, or on the descriptors `also`; give what the worker said.
@@ -104,7 +114,7 @@ class Process:
             If it said what no worker says.
         """
         for descriptor in also:
-            self._poll.register(descriptor, select.POLLIN)
+            self._poll.register(descriptor, IN)
         try:
             events = dict(self._poll.poll(None if timeout_s is None else max(timeout_s, 0) * 1000))
         finally:
@@ -128,7 +138,7 @@ class Process:
             for message in self.watch(timeout_s=until - time.monotonic()):
                 if key in message or "error" in message:
                     return message
-                raise WorkerProtocolError(f"expected {key!r}, got {sorted(message)}")
+                raise WorkerProtocolError(f"expected {key!r}, got {shown(message)}")
         return None
 
     @property
@@ -139,11 +149,7 @@ class Process:
     @property
     def resident_bytes(self) -> int:
         """Memory that it has in use."""
-        try:
-            with open(f"/proc/{self.pid}/statm", encoding="ascii") as file:  # noqa: PTH123 - read once a second
-                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, ValueError, IndexError):
-            return 0
+        return _resident_bytes(self.pid)
 
     @property
     def last_lines(self) -> tuple[str, ...]:
@@ -170,8 +176,10 @@ class Process:
         """Let it end by itself, kill it if it does not, and close what belongs to it."""
         with suppress(OSError):
             self.link.shutdown(socket.SHUT_RDWR)
+        if not grace_s:
+            self.kill()
         try:
-            self._popen.wait(grace_s)
+            self._popen.wait(grace_s or None)
         except subprocess.TimeoutExpired:
             _logger.warning("%s: the worker did not end within %g s and was killed", self.name, grace_s)
         self.kill()
@@ -188,9 +196,9 @@ class Process:
         for stream in (self._popen.stdout, self._popen.stderr):
             if stream:
                 stream.close()
-        if self._pidfd >= 0:
+        if self._pidfd is not None:
             os.close(self._pidfd)
-            self._pidfd = -1
+            self._pidfd = None
 
     def forget(self) -> None:
         """Close the descriptors in a forked child, so that the worker still sees when its parent ends."""
@@ -202,6 +210,11 @@ class Process:
         """Read what it wrote before it ended."""
         for stream in list(self._streams):
             self._log(stream)
+
+    def _await_end(self) -> None:
+        """See the end of the process where no descriptor shows it."""
+        self._popen.wait()
+        self.wake.ring()
 
     def _environment(self, home: Home, variables: Mapping[str, str]) -> dict[str, str]:
         """Give the environment variables: the parent's, but for what would lead to its Python or tell its secrets."""
@@ -244,5 +257,29 @@ class Process:
         for raw in lines:
             line = raw[:_LONGEST_LINE].decode("utf-8", "replace").rstrip()
             if stream is self._popen.stderr and line:
-                self._tail.append(line)
+                self._tail.append(line if len(line) <= _LONGEST_SHOWN else f"{line[: _LONGEST_SHOWN - 3]}...")
             _logger.info("%s: %s", self.name, line)
+
+
+def _pidfd_of(pid: int) -> int | None:
+    """Give what becomes readable when the process ends; None where the system has no such thing."""
+    with suppress(AttributeError, OSError):
+        return os.pidfd_open(pid)
+    return None
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as file:  # noqa: PTH123 - read once a second
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0 if sys.platform == "linux" else _told_by_ps(pid)
+
+
+def _told_by_ps(pid: int) -> int:
+    """Ask the tool that every Unix has, in kilobytes; slow, and there is no other way without a library."""
+    try:
+        said = subprocess.run(["ps", "-o", "rss=", "-p", str(pid)], capture_output=True, timeout=10, check=True)  # noqa: S603, S607 - a number, and a tool of the system
+        return int(said.stdout) << 10
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return 0

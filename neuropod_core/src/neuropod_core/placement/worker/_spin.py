@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import os
+from collections.abc import Callable
 from contextlib import suppress
 
 from neuropod_core.placement.worker._board import SPIN_IS_SAFE
@@ -30,7 +31,23 @@ running_threads = _thread._count  # noqa: SLF001 - undocumented, and there since
 
 def may_spin() -> bool:
     """Whether this process could spin at all; asked once for each worker."""
-    return SPIN_IS_SAFE and len(os.sched_getaffinity(0)) > 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return SPIN_IS_SAFE and cpus > 1
+
+
+def registered(run: Callable[[], None]) -> Callable[[], None]:
+    """Count the thread that runs it among those that never want the interpreter for themselves."""
+
+    def counted() -> None:
+        me = _thread.get_ident()
+        own_threads.add(me)
+        try:
+            run()
+        finally:
+            with suppress(KeyError):
+                own_threads.remove(me)
+
+    return counted
 
 
 def leave_this_cpu() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from neuropod_core.placement.worker._memory import Pool
+from neuropod_core.placement.worker._connection import Transport
 from neuropod_core.placement.worker._supervisor import Supervisor
 
 
-def stats_of(supervisors: Sequence[Supervisor], pool: Pool) -> dict[str, Any]:
+def stats_of(supervisors: Sequence[Supervisor], transport: Transport) -> dict[str, Any]:
     """Count calls, failures, who waits, times, restarts and memory.
 
     ``latency_us`` maps an upper bound in microseconds to the number of calls that took less, and at least half of it.
@@ -25,12 +25,7 @@ def stats_of(supervisors: Sequence[Supervisor], pool: Pool) -> dict[str, Any]:
         "latency_us": {(1 << bits) / 1000: count for bits, count in enumerate(times) if count},
         "restarts": sum(supervisor.restarts for supervisor in supervisors),
         "replicas": [_replica(supervisor) for supervisor in supervisors],
-        "shared_memory_bytes": {
-            "limit": pool.limit_bytes,
-            "reserved": pool.total_bytes,
-            "used": pool.used_bytes,
-            "held": pool.lent_bytes,
-        },
+        "shared_memory_bytes": transport.usage(),
     }
 
 

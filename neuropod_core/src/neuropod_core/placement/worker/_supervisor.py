@@ -6,7 +6,6 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -16,11 +15,11 @@ from neuropod_core.errors import (
     WorkerDiedError,
     WorkerProtocolError,
     WorkerStartError,
+    shown,
 )
 from neuropod_core.placement.worker import _frames, _spin
-from neuropod_core.placement.worker._board import Doorbell
-from neuropod_core.placement.worker._connection import Connection
-from neuropod_core.placement.worker._memory import Pool
+from neuropod_core.placement.worker._bells import new_bell
+from neuropod_core.placement.worker._connection import Connection, Transport
 from neuropod_core.placement.worker._process import Process
 from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._travel import error_from
@@ -76,19 +75,19 @@ class Supervisor:
         How often a worker was started after the first.
     """
 
-    def __init__(self, recipe: Recipe, limits: Limits, pool: Pool, changed: threading.Condition) -> None:
+    def __init__(self, recipe: Recipe, limits: Limits, transport: Transport, changed: threading.Condition) -> None:
         self.connection: Connection | None = None
         self.failure: NeuropodError | None = None
         self.ready: dict[str, Any] = {}
         self.restarts = 0
         self.process: Process | None = None
-        self._recipe, self._limits, self._pool, self._changed = recipe, limits, pool, changed
+        self._recipe, self._limits, self._transport, self._changed = recipe, limits, transport, changed
         self._closing = threading.Event()
-        self._past, self._bell = Tally(), Doorbell()
+        self._past, self._bell = Tally(), new_bell()
         self._faults, self._born = 0, 0.0
         # The kernel ends a worker when the thread that started it ends: so that thread lives as long as the model.
         name = f"neuropod-{recipe.name}"
-        self._thread = threading.Thread(target=_registered(self._run), name=name, daemon=True)
+        self._thread = threading.Thread(target=_spin.registered(self._run), name=name, daemon=True)
         self._thread.start()
 
     def begin_to_close(self) -> None:
@@ -137,7 +136,10 @@ class Supervisor:
     def _run(self) -> None:
         try:
             while not self._closing.is_set() and self.failure is None:
-                self._one_life()
+                try:
+                    self._one_life()
+                finally:
+                    self._stop_process()
         except BaseException as error:  # Whatever it is, callers must not wait for ever.
             _logger.exception("%s: its supervisor failed", self._recipe.name)
             self._give_up(WorkerStartError(f"the supervisor failed: {type(error).__name__}: {error}"))
@@ -153,17 +155,20 @@ class Supervisor:
             self._count_fault(refusal)
             return
         if connection is None:
-            self._stop_process()
             return
         self._publish(connection)
         error = self._watched(connection)
         self._publish(None)
+        if not self._closing.is_set() and self.process is not None:
+            self.process.kill()  # Before its callers are told: it must not write to what they give back.
+            self.process.how_it_ended()
         connection.fail(error)
+        served = connection.answered > 0 or time.monotonic() - self._born > _HEALTHY_S
         self._past.add(connection)
         self._stop_process()
         connection.close()
         if not self._closing.is_set():
-            self._count_fault(error, lived_s=time.monotonic() - self._born)
+            self._count_fault(error, served=served)
 
     def _started(self) -> Connection | None:
         recipe, until = self._recipe, time.monotonic() + self._limits.start_timeout_s
@@ -171,12 +176,15 @@ class Supervisor:
             self.process = process = Process(recipe.name, recipe.home, recipe.variables, recipe.settings, self._bell)
         except OSError as error:
             raise WorkerStartError(f"{recipe.home.python or sys.executable} cannot be started: {error}") from error
-        self._told("hello", until)
+        _check_version(self._told("hello", until)["hello"])
         self._say(process, recipe.order)
-        self.ready = self._told("ready", until)["ready"]
+        self.ready = _checked_facts(self._told("ready", until)["ready"])
         self._born = time.monotonic()
         slots = self._limits.slots or (2 if self.ready.get("serial") else 4)
-        return Connection(process.link, self._pool, slots, recipe.tensors, self._bell.ring)
+        try:
+            return self._transport.connect(process.link, slots, recipe.tensors, self._bell.ring)
+        except OSError as error:
+            raise self._died("when it was ready") from error
 
     def _say(self, process: Process, order: Any) -> None:
         try:
@@ -214,7 +222,7 @@ class Supervisor:
         while not self._closing.is_set():
             if process.ended or process.inbox.ended or connection.failure is not None:
                 return connection.failure or self._end_of(process)
-            bells = [line.bell.descriptor for line in list(connection.abandoned)]
+            bells = [line.descriptor for line in list(connection.abandoned)]
             try:
                 said = process.watch(bells, self._patience_s(connection))
             except WorkerProtocolError as error:
@@ -223,7 +231,7 @@ class Supervisor:
             connection.reclaim()
             if said:
                 process.kill("it spoke when nobody asked")
-                return WorkerProtocolError(f"a worker says nothing on its own, this one said {sorted(said[0])}")
+                return WorkerProtocolError(f"a worker says nothing on its own, this one said {shown(said[0])}")
             if self._is_worn(process, connection):
                 return self._retired(connection)
         return ModelClosedError("the model was closed", remedy="load it again")
@@ -249,7 +257,7 @@ class Supervisor:
 
     def _is_worn(self, process: Process, connection: Connection) -> bool:
         calls, size = self._limits.after_calls, self._limits.above_bytes
-        if calls is not None and sum(sum(line.times) for line in connection.lines) >= calls:
+        if calls is not None and connection.answered >= calls:
             return True
         return size is not None and process.resident_bytes > size
 
@@ -260,18 +268,20 @@ class Supervisor:
         until = time.monotonic() + _HEALTHY_S
         while connection.gate.lent and time.monotonic() < until and not self._closing.is_set():
             assert self.process is not None  # noqa: S101 - it runs
-            self.process.watch([line.bell.descriptor for line in connection.abandoned], timeout_s=0.02)
+            with suppress(WorkerProtocolError):  # It is on its way out.
+                self.process.watch([line.descriptor for line in connection.abandoned], timeout_s=0.02)
             connection.reclaim()
-            if self.process.ended:
+            if self.process.ended or connection.failure is not None:
                 break
         self._faults -= 1  # This one did nothing wrong.
         return WorkerDiedError(self._recipe.name, "retirement", (), "call again: another worker is started")
 
-    def _count_fault(self, error: NeuropodError, *, lived_s: float = 0.0) -> None:
+    def _count_fault(self, error: NeuropodError, *, served: bool = False) -> None:
         if not self.ready:  # The first one never became ready: that is for the caller to know, now.
             self._give_up(error)
             return
-        self._faults = 1 if lived_s > _HEALTHY_S else self._faults + 1
+        # A worker that answered is no worker that cannot start: one bad call in a while must not end the model.
+        self._faults = 1 if served else self._faults + 1
         if self.ready.get("stateful") or self._faults > self._limits.restarts:
             self._give_up(error)
             return
@@ -295,19 +305,19 @@ class Supervisor:
             process.end(GRACE_S if self._closing.is_set() else 0.0)
 
 
-def _registered(run: Callable[[], None]) -> Callable[[], None]:
-    """Count the thread among those that never want the interpreter for themselves."""
+def _check_version(version: object) -> None:
+    if type(version) is not int or not 1 <= version <= _frames.PROTOCOL:
+        what = f"the worker speaks version {shown(version)} of the protocol, this process 1 to {_frames.PROTOCOL}"
+        raise WorkerStartError(what, remedy="give the worker's environment a neuropod-core that is not newer than here")
 
-    def registered() -> None:
-        me = threading.get_ident()
-        _spin.own_threads.add(me)
-        try:
-            run()
-        finally:
-            with suppress(KeyError):
-                _spin.own_threads.remove(me)
 
-    return registered
+def _checked_facts(ready: object) -> dict[str, Any]:
+    """Hold what a worker says of its model against what it may say."""
+    facts = ready if isinstance(ready, dict) else {}
+    kinds = {"stateful": bool, "description": dict, "serial": bool}
+    if not all(isinstance(facts.get(name), kind) for name, kind in kinds.items()):
+        raise WorkerProtocolError(f"a worker that is ready says of its model {shown(ready)}")
+    return facts
 
 
 def _wrote(process: Process) -> str:

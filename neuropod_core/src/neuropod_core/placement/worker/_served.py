@@ -1,0 +1,90 @@
+"""The worker's side, whatever the transport: the model that is served, and who answers calls for it."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from neuropod_core.backend import Executor, Tensors
+from neuropod_core.errors import InferenceError, TensorMismatchError, shown
+from neuropod_core.problem import Problem
+from neuropod_core.tensors import as_array, as_text, describe, dtype_of
+
+logger = logging.getLogger("neuropod.worker")
+
+
+class Served:
+    """A loaded model, and what is said about what it returns.
+
+    Attributes
+    ----------
+    traces
+        Whether every call is logged.
+    """
+
+    def __init__(self, executor: Executor, problem: Problem, platform: str) -> None:
+        self.executor, self._platform = executor, platform
+        self._notations = {spec.name: spec.notation for spec in problem.outputs}
+        self.traces = logger.isEnabledFor(logging.DEBUG)
+
+    def shippable(self, results: object, most: int) -> Tensors:
+        """Give results as arrays that can travel, at most so many; what must not be is said as the checks say it."""
+        if not isinstance(results, Mapping):
+            raise TensorMismatchError("outputs", "tensors by name", describe(results))
+        if len(results) > most:
+            self._refuse(results)
+        return {name: self._array(name, value) for name, value in results.items()}
+
+    def _refuse(self, results: Mapping[Any, object]) -> None:
+        """Say of results that are more than can travel what the checks say of one that the problem lacks."""
+        name = next(name for name in results if name not in self._notations)
+        expected = f"one of the outputs ({', '.join(self._notations)})"
+        raise TensorMismatchError(f"outputs.{name}", expected, shown(name), "leave it out or rename it")
+
+    def unforeseen(self, error: Exception) -> InferenceError:
+        """Say an error that is no `NeuropodError` as `Neuropod.infer` says it in process."""
+        said = InferenceError(f"the {self._platform} backend raised {type(error).__name__}: {error}")
+        said.__cause__ = error
+        return said
+
+    def _array(self, name: object, value: object) -> Any:
+        array = as_array(value)
+        if array is not None and array.dtype.kind in "OUST":
+            array = as_text(array)
+        dtype = None if array is None else dtype_of(array)
+        if array is None or dtype is None or array.dtype != dtype.numpy or not isinstance(name, str):
+            notation = self._notations.get(str(name), "a tensor")
+            raise TensorMismatchError(f"outputs.{name}", notation, describe(value))
+        return array
+
+
+class Desk(ABC):
+    """Answers the calls of one slot, one after the other."""
+
+    @abstractmethod
+    def serve(self) -> None:
+        """Answer calls until the process ends."""
+
+
+class End(ABC):
+    """The worker's end of a transport.
+
+    Attributes
+    ----------
+    desks
+        One for each slot.
+    """
+
+    desks: Sequence[Desk]
+
+    @abstractmethod
+    def hear(self, message: Mapping[str, Any], descriptors: list[int]) -> None:
+        """Take in what the parent says beside the calls.
+
+        Raises
+        ------
+        WorkerProtocolError
+            If it cannot be.
+        """

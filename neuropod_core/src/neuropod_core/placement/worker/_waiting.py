@@ -1,0 +1,109 @@
+"""Calls that tasks await: the loop goes on while the worker runs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from neuropod_core.backend import Names, Tensors
+from neuropod_core.errors import SharedMemoryError
+from neuropod_core.placement.worker._board import FIRST_NAP_MS
+from neuropod_core.placement.worker._connection import LeftToThreadError, OverdueError
+
+if TYPE_CHECKING:
+    from neuropod_core.placement.worker._line import SharedMemoryLine
+
+OFF_THE_LOOP_BYTES = 256 << 10
+"""Inputs of a task that take more are copied in a thread, so that the loop goes on."""
+
+_NO_WAIT = 0.0
+"""A deadline of long ago: where there is no room, an error says so at once. The loop must not wait for memory."""
+
+T = TypeVar("T")
+
+
+class _OffTheLoop:
+    """Steps of one call in a thread, which nobody can interrupt: whoever comes last, thread or task, has the line."""
+
+    def __init__(self, line: SharedMemoryLine) -> None:
+        self._line, self._lock = line, threading.Lock()
+        self._through = self._left = False
+
+    async def run(self, step: Callable[[], T]) -> T:
+        """Take a step; the loop goes on meanwhile."""
+        self._through = False
+        try:
+            return await asyncio.shield(asyncio.to_thread(self._take, step))
+        except asyncio.CancelledError as error:
+            with self._lock:
+                self._left = not self._through
+            if self._left:
+                raise LeftToThreadError from error
+            raise
+
+    def _take(self, step: Callable[[], T]) -> T:
+        try:
+            return step()
+        finally:
+            with self._lock:
+                self._through = True
+            if self._left:
+                self._line.leave(self._line)
+
+
+async def carried(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> Tensors:
+    """Put, ask, wait and take; raise `LeftToThreadError` where the line is no longer the task's."""
+    thread = _OffTheLoop(line)
+    await _put(thread, line, inputs, outputs, deadline)
+    results = None
+    while results is None:
+        line.ask(spins=False)
+        await _answered(line, deadline)
+        try:
+            results = line.take(_NO_WAIT)
+        except SharedMemoryError:
+            results = await thread.run(partial(line.take, deadline))
+    return results
+
+
+async def _put(
+    thread: _OffTheLoop, line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Names, deadline: float | None
+) -> None:
+    """Put on the loop what is small and finds room at once."""
+    if sum(getattr(array, "nbytes", 0) for array in inputs.values()) <= OFF_THE_LOOP_BYTES:
+        try:
+            line.put(inputs, outputs, _NO_WAIT)
+        except SharedMemoryError:
+            line.clear()
+        else:
+            return
+    await thread.run(partial(line.put, inputs, outputs, deadline))
+
+
+async def _answered(line: SharedMemoryLine, deadline: float | None) -> None:
+    """Wait for the answer on the loop; the first nap is short, as in `SharedMemoryLine.wait`."""
+    loop = asyncio.get_running_loop()
+    rung = asyncio.Event()
+    loop.add_reader(line.bell.descriptor, rung.set)
+    line.listen()
+    nap_s: float | None = FIRST_NAP_MS / 1000
+    try:
+        while not line.answered:
+            if line.failure is not None:
+                raise line.failure
+            left_s = None if deadline is None else deadline - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                raise OverdueError(0, "its answer was waited for")
+            try:
+                await asyncio.wait_for(rung.wait(), min((s for s in (nap_s, left_s) if s is not None), default=None))
+            except asyncio.TimeoutError:
+                nap_s = None
+            rung.clear()
+            line.bell.silence()
+    finally:
+        loop.remove_reader(line.bell.descriptor)
+        line.unlisten()
