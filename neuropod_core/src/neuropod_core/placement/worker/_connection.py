@@ -89,8 +89,8 @@ class Line(ABC):
     def silence(self) -> None:
         """Forget that it became readable."""
 
-    def hold(self, inputs: object) -> None:  # noqa: B027 - most have nothing to keep
-        """Keep the inputs of a call that did not come to its end, if the worker may read them still; here it may not."""
+    def hold(self, inputs: object) -> None:
+        """Keep the inputs of a call that did not come to its end, if the worker may read them still."""
         del inputs
 
     @abstractmethod
