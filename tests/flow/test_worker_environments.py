@@ -117,7 +117,7 @@ def test_a_foreign_worker_in_a_sandbox(package: Path, environment: MakeEnvironme
 def test_two_tensorflows_run_side_by_side(environment: MakeEnvironment, tmp_path: Path, models: list[Neuropod]) -> None:
     import tensorflow as tf
 
-    class Twice(tf.Module):  # type: ignore[misc]  # TensorFlow has no annotations
+    class Twice(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None, 4], tf.float32, name="x")])
         def __call__(self, x: Any) -> Any:
             return {"y": x + x}

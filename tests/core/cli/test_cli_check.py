@@ -77,21 +77,6 @@ def test_check_runs_the_suite_that_a_plugin_ships(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r.json").read_text()) == document
 
 
-def test_check_runs_the_suite_in_workers(tmp_path: Path) -> None:
-    results = '{"sum": inputs["x"] + inputs["y"], "difference": inputs["x"] - inputs["y"]}'
-    added = PLUGIN.replace('{name: inputs["x"].copy() for name in outputs or ["y"]}', results)
-    assert results in added
-    installed(tmp_path, added)
-
-    code, document, _ = checked(tmp_path, "made", "--placement", "worker", chosen="worker_gives or closed_model_says")
-
-    (suite,) = document["suites"]
-    assert (code, suite["failed"]) == (0, [])
-    assert (suite["platform"], suite["distribution"], suite["version"]) == ("made", "made", "4.5")
-    assert "test_a_worker_gives_what_this_process_gives[standard]" in suite["passed"]
-    assert "test_a_closed_model_says_so[standard]" in suite["passed"]
-
-
 CRASH = "import os, sys; 'cuda' in options.device and os.abort(); return Same()"
 
 
@@ -119,6 +104,21 @@ def test_check_names_the_checks_of_a_suite_in_which_the_process_always_crashes(t
     assert code == 4
     assert document["error"]["message"].count("the process was ended by SIGABRT") == 2
     assert "the suite crashed: in test_an_absent_device_is_refused[standard], the" in document["error"]["message"]
+
+
+def test_check_runs_the_suite_in_workers(tmp_path: Path) -> None:
+    results = '{"sum": inputs["x"] + inputs["y"], "difference": inputs["x"] - inputs["y"]}'
+    added = PLUGIN.replace('{name: inputs["x"].copy() for name in outputs or ["y"]}', results)
+    assert results in added
+    installed(tmp_path, added)
+
+    code, document, _ = checked(tmp_path, "made", "--placement", "worker", chosen="worker_gives or closed_model_says")
+
+    (suite,) = document["suites"]
+    assert (code, suite["failed"]) == (0, [])
+    assert (suite["platform"], suite["distribution"], suite["version"]) == ("made", "made", "4.5")
+    assert "test_a_worker_gives_what_this_process_gives[standard]" in suite["passed"]
+    assert "test_a_closed_model_says_so[standard]" in suite["passed"]
 
 
 def test_check_exits_with_1_and_tells_what_failed(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ PROBLEM = Problem.of(
     },
     {
         "y": "float64[M]",
+        "also": {"dtype": "float64", "shape": ["K"], "optional": True},
         "note": {"dtype": "string", "shape": [], "optional": True},
         "calls": {"dtype": "int64", "shape": [], "optional": True},
     },

@@ -268,6 +268,15 @@ def test_results_made_in_place_are_not_copied(model: Neuropod) -> None:
         assert all(np.array_equal(result, x) for result in results)
 
 
+@pytest.mark.parametrize("how", ["whole", "slice"])
+def test_results_made_in_place_survive_others_that_are_not(how: str, model: Neuropod) -> None:
+    x = np.random.default_rng(5).random(LARGE)
+    for _ in range(3):
+        results = model.infer(said(f"mixed:{how}", x))
+        assert np.array_equal(results["y"], x[1:] if how == "slice" else x)
+        assert (results["also"] == -1).all()
+
+
 # -- many at a time
 
 

@@ -31,6 +31,7 @@ from neuropod_core.errors import (
 )
 from neuropod_core.placement.worker import _board as board
 from neuropod_core.placement.worker import _frames, _gate
+from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._gate import Gate
 from neuropod_core.placement.worker._layouts import (
     decode_text,
@@ -38,7 +39,7 @@ from neuropod_core.placement.worker._layouts import (
     layout_from_json,
     layout_of,
 )
-from neuropod_core.placement.worker._line import Line
+from neuropod_core.placement.worker._line import SharedMemoryLine as Line
 from neuropod_core.placement.worker._memory import PAGE_BYTES, Block, Pool, create_segment
 from neuropod_core.placement.worker._tasks import delivered
 from neuropod_core.placement.worker._travel import error_from, facts_of
@@ -411,7 +412,7 @@ def line() -> Iterator[tuple[Line, board.Slot, Pool]]:
     shape = board.Shape(2)
     segment, pool = create_segment(0, shape.slot_bytes), Pool(1 << 20)
     slot = board.Slot(segment, shape, 0)
-    yield Line(slot, pool, board.Doorbell(), lambda _: None, spins=False), slot, pool
+    yield Line(slot, pool, Doorbell(), lambda _: None, spins=False), slot, pool
     pool.close()
     segment.close()
 

@@ -46,6 +46,7 @@ class Lab(Executor):
         self.calls = 0
         self.running = 0
         self.kept: list[object] = []
+        self.also: Any = None  # What a command gives beside its result.
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         self.calls += 1
@@ -55,7 +56,12 @@ class Lab(Executor):
             made = COMMANDS[name](self, argument, inputs)
         finally:
             self.running -= 1
-        given = {"y": made, "note": np.full((), f"{name} {self.calls}", dtype=object)}
+        also, self.also = self.also, None
+        given = {
+            **({} if also is None else {"also": also}),
+            "y": made,
+            "note": np.full((), f"{name} {self.calls}", dtype=object),
+        }
         if name == "part":
             given = {"calls": np.array(self.calls), **given}
         if name == "many":
@@ -141,6 +147,13 @@ def _part(lab: Lab, argument: str, inputs: Tensors) -> Any:
     return _made(lab, argument, inputs)[:-1]
 
 
+def _mixed(lab: Lab, argument: str, inputs: Tensors) -> Any:
+    """Give one result that was made in place, and before it one that was not and is written over it."""
+    lab.also = np.full(_x(inputs).shape, -1.0)
+    made = _made(lab, argument, inputs)
+    return made[1:] if argument == "slice" else made
+
+
 def _print(lab: Lab, text: str, inputs: Tensors) -> Any:
     print(text)
     print(text, file=sys.stderr)
@@ -197,6 +210,7 @@ COMMANDS: dict[str, Callable[[Lab, str, Tensors], Any]] = {
     "made": _made,
     "part": _part,
     "many": lambda lab, _, inputs: _x(inputs).copy(),
+    "mixed": _mixed,
     "print": _print,
     "settings": _settings,
 }

@@ -89,9 +89,9 @@ class Line(ABC):
     def silence(self) -> None:
         """Forget that it became readable."""
 
+    @abstractmethod
     def hold(self, inputs: object) -> None:
-        """Keep the inputs of a call that did not come to its end, if the worker may read them still."""
-        del inputs
+        """Keep the inputs of a call that did not come to its end, where the worker may read them still."""
 
     @abstractmethod
     def rest(self) -> bool:

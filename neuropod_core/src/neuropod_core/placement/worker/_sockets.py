@@ -153,6 +153,9 @@ class SocketLine(Line):
     def listen(self) -> None:
         """Have nothing to do: a socket is readable in any case."""
 
+    def hold(self, inputs: object) -> None:
+        """Have nothing to do: what is sent was packed, and is kept until then."""
+
     def silence(self) -> None:
         """Have nothing to do: a socket is readable until it was read."""
 
