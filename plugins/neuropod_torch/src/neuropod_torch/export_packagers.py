@@ -165,7 +165,7 @@ def _program(source: _Source, problem: Problem, arguments: Mapping[str, Any]) ->
     from neuropod_torch._exporting import check_sizes, exported
 
     try:
-        load_custom_ops(map(Path, arguments.get("custom_ops") or ()))
+        load_custom_ops(list(map(Path, arguments.get("custom_ops") or ())))
         program = source.program
         if source.module is not None:
             data = arguments.get("test_input_data")
