@@ -26,6 +26,7 @@ WRITERS: dict[str, Callable[..., None]] = {
 }
 NO_STRINGS = "exported programs have no strings"
 ON_VALUES = "an exported graph cannot grow a tensor as long as values say"
+NOT_WRITTEN = "code of AOTInductor 2.13 adds to this buffer and does not write it back"
 NO_QUANTISED = "torch.export cannot trace layers that hold packed int8 weights"
 
 
@@ -171,7 +172,7 @@ MODELS = {
         {"x": "float32[3]"},
         {"average": "float32[3]", "calls": "int64[]"},
         [{"x": RANDOM.normal(size=3).astype(np.float32)} for _ in range(4)],
-        {},
+        {"torch_aoti": NOT_WRITTEN},
     ),
     "dynamic_int8": Model(
         "two layers quantised as they are called",
@@ -206,9 +207,15 @@ MODELS = {
         {"torchscript": "TorchScript does not take torch.cond"},
     ),
 }
-LONG = frozenset({"torch_aoti"})
+
+
+def _is_long(model: Model, platform: str) -> bool:
+    """Tell whether the compiler of C++ is called, which takes ten seconds."""
+    return platform == "torch_aoti" and model.cannot.get(platform) in (None, NOT_WRITTEN)
+
+
 CELLS = [
-    pytest.param(name, platform, marks=[pytest.mark.long] if platform in LONG and platform not in model.cannot else [])
+    pytest.param(name, platform, marks=[pytest.mark.long] if _is_long(model, platform) else [])
     for name, model in MODELS.items()
     for platform in WRITERS
 ]
@@ -257,12 +264,18 @@ def test_model_agrees_with_torch_by_hand(
     problem = Problem.of(model.inputs, model.outputs, name=f"zoo_{name}")
     write = partial(WRITERS[platform], neuropod_path=path, model_name=name, problem=problem, module=module())
     if platform in model.cannot:
-        with pytest.raises((ValueError, RuntimeError)):  # A PackagingError; scripts are refused by torch, too.
-            write()
+        with pytest.raises((ValueError, RuntimeError, AssertionError)):  # It is refused, or computes something else.
+            _largest_difference(module(), model, _written(write, path))
         zoo_row(**cell, reason=model.cannot[platform])
         return
-    write()
-    zoo_row(**cell, difference=_largest_difference(module(), model, path))
+    zoo_row(**cell, difference=_largest_difference(module(), model, _written(write, path)))
+
+
+def _written(write: Callable[[], None], path: Path) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The compiler says what it will not make fast.
+        write()
+    return path
 
 
 def _largest_difference(net: torch.nn.Module, model: Model, path: Path) -> float:
