@@ -38,6 +38,7 @@ FOLDER = Path(__file__).parent / "custom_ops"
 FACTOR = 2.5
 X, Y = np.array([1, 2, 3], np.float32), np.array([10, 20, 30], np.float32)
 EXPECTED = [26.0, 52.0, 78.0]
+QUICK = {"aot_inductor.compile_wrapper_opt_level": "O0"}
 PROBLEM = Problem.of({"x": "float32[N]", "y": "float32[N]"}, {"z": "float32[N]"}, name="scaled_add")
 
 
@@ -107,7 +108,7 @@ WRITERS: dict[str, Callable[..., list[float]]] = {
     "tensorflow": _tensorflow,
     "torchscript": partial(_torch, create_torchscript_neuropod),
     "torch_export": partial(_torch, create_torch_export_neuropod),
-    "torch_aoti": partial(_torch, create_torch_aoti_neuropod),
+    "torch_aoti": partial(_torch, partial(create_torch_aoti_neuropod, inductor_configs=QUICK)),
 }
 
 

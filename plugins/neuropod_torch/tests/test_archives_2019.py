@@ -240,8 +240,8 @@ def forward(self,
 
 def test_classes_of_libraries_are_taken_along(opened_archive: Callable[[bytes], Any]) -> None:
     """Two files of classes that use each other, a NamedTuple, and a constant that one of them names."""
-    files = {name: source.encode() for name, source in LIBRARIES.items()}
-    model = opened_archive(archive(code__model_py=USES_CLASSES.encode(), **files))
+    in_torch, in_shapes = (LIBRARIES[name].encode() for name in ("in_torch", "in_shapes"))
+    model = opened_archive(archive(code__model_py=USES_CLASSES.encode(), in_torch=in_torch, in_shapes=in_shapes))
     x = np.arange(12, dtype=np.float32).reshape(4, 3) - 5
 
     w0 = np.lib.stride_tricks.as_strided(WEIGHTS["tensors/0"], (2, 3), (4, 16))
@@ -250,10 +250,10 @@ def test_classes_of_libraries_are_taken_along(opened_archive: Callable[[bytes], 
 
 
 def test_class_that_no_library_has_is_told(opened_archive: Callable[[bytes], Any]) -> None:
-    only_one = {"in_torch": LIBRARIES["in_torch"].encode()}
+    content = archive(code__model_py=USES_CLASSES.encode(), in_torch=LIBRARIES["in_torch"].encode())
 
     with pytest.raises(ModelLoadError, match=r"shapes"):
-        opened_archive(archive(code__model_py=USES_CLASSES.encode(), **only_one))
+        opened_archive(content)
 
 
 def test_rewrapped_archive_names_parameters_and_buffers(tmp_path: Path) -> None:

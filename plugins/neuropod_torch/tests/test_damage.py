@@ -20,7 +20,7 @@ PACKAGERS: dict[str, Callable[..., None]] = {
     "torch_export": create_torch_export_neuropod,
     "torch_aoti": create_torch_aoti_neuropod,
 }
-IN_EVERY_RUN, IN_THE_LONG_RUN = 40, 2000
+IN_EVERY_RUN, IN_THE_LONG_RUN = 24, 2000
 
 
 class Net(torch.nn.Module):

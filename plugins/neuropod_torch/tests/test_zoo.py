@@ -113,7 +113,7 @@ class Branch(torch.nn.Module):
     """Branches on a value, in the form that graphs can hold."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x - 1, (x,))  # type: ignore[no-any-return]  # torch is Any
+        return torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x - 1, (x,))
 
 
 def rows(*counts: int, width: int = 3) -> list[dict[str, Any]]:
