@@ -5,10 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +28,8 @@ from neuropod_core.custom_ops import this_machine
 from neuropod_core.packagers import (
     create_onnx_neuropod,
     create_tensorflow_neuropod,
+    create_torch_aoti_neuropod,
+    create_torch_export_neuropod,
     create_torchscript_neuropod,
 )
 from neuropod_core.packaging import repack
@@ -33,6 +38,7 @@ FOLDER = Path(__file__).parent / "custom_ops"
 FACTOR = 2.5
 X, Y = np.array([1, 2, 3], np.float32), np.array([10, 20, 30], np.float32)
 EXPECTED = [26.0, 52.0, 78.0]
+QUICK = {"aot_inductor.compile_wrapper_opt_level": "O0"}
 PROBLEM = Problem.of({"x": "float32[N]", "y": "float32[N]"}, {"z": "float32[N]"}, name="scaled_add")
 
 
@@ -90,14 +96,20 @@ class _Torch(torch.nn.Module):
         return {"z": torch.ops.neuropod_test.scaled_add(x, y, 2.5)}
 
 
-def _torchscript(library: Path, path: Path, **arguments: Any) -> list[float]:
+def _torch(write: Callable[..., None], library: Path, path: Path, **arguments: Any) -> list[float]:
     torch.ops.load_library(str(library))
-    create_torchscript_neuropod(module=_Torch(), neuropod_path=path, **arguments)
+    write(module=_Torch(), neuropod_path=path, **arguments)
     by_hand: list[float] = _Torch()(torch.from_numpy(X), torch.from_numpy(Y))["z"].tolist()
     return by_hand
 
 
-WRITERS: dict[str, Callable[..., list[float]]] = {"onnx": _onnx, "tensorflow": _tensorflow, "torchscript": _torchscript}
+WRITERS: dict[str, Callable[..., list[float]]] = {
+    "onnx": _onnx,
+    "tensorflow": _tensorflow,
+    "torchscript": partial(_torch, create_torchscript_neuropod),
+    "torch_export": partial(_torch, create_torch_export_neuropod),
+    "torch_aoti": partial(_torch, partial(create_torch_aoti_neuropod, inductor_configs=QUICK)),
+}
 
 
 @pytest.fixture(scope="module", params=WRITERS)
@@ -148,6 +160,22 @@ def test_package_with_a_custom_operator_computes_what_the_framework_does(written
 
     with load_neuropod(path, trust="code") as model:
         assert model.infer({"x": X, "y": Y})["z"].tolist() == by_hand == EXPECTED
+
+
+def test_model_calls_the_operator_itself(written: tuple[Path, list[float]], tmp_path: Path) -> None:
+    folder = tmp_path / "folder.neuropod"
+    repack(written[0], folder, package_as_zip=False)
+
+    artefacts = [path for path in (folder / "0" / "data").rglob("*") if path.is_file()]
+    assert any(re.search(rb"(?i)scaled_?add", content) for path in artefacts for content in _contents(path))
+
+
+def _contents(path: Path) -> list[bytes]:
+    """Give the content of a file; that of each member where it is an archive, as those of torch are."""
+    if not zipfile.is_zipfile(path):
+        return [path.read_bytes()]
+    with zipfile.ZipFile(path) as archive:
+        return [archive.read(name) for name in archive.namelist()]
 
 
 def test_package_says_which_machine_its_library_is_for(written: tuple[Path, list[float]]) -> None:

@@ -119,9 +119,8 @@ def scripted(module: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the element types of compiled identities, some seconds each, to the long run; two of them stay."""
-    kept = ("[float16]", "[bfloat16]")
+    """Leave the element types of compiled identities, some seconds each, to the long run; one of them stays."""
     for item in items:
         is_compiled = "test_conformance_aoti.py" in item.nodeid and "numbers_come_back" in item.name
-        if is_compiled and not item.name.endswith(kept):
+        if is_compiled and not item.name.endswith("[bfloat16]"):
             item.add_marker(pytest.mark.long)

@@ -104,6 +104,12 @@ def document() -> dict[str, Any]:
     return {"protoVersion": "3", "mainModule": main, "producerName": "pytorch", "tensors": tensors}
 
 
+LIBRARY_FILES = {
+    "in_torch": "libs/__torch__.py",
+    "in_shapes": "libs/__torch__/shapes.py",
+}
+
+
 def archive(changed: Callable[[dict[str, Any]], None] = lambda _: None, **files: bytes | None) -> bytes:
     """Write the archive of `document`, with changes to it and to files: ``code__model_py`` is ``code/model.py``."""
     described = document()
@@ -121,6 +127,7 @@ def archive(changed: Callable[[dict[str, Any]], None] = lambda _: None, **files:
     }
     for name, data in files.items():
         place = name.replace("__", "/").replace("_py", ".py").replace("_pkl", ".pkl").replace("_json", ".json")
+        place = LIBRARY_FILES.get(name, place)
         content.pop(place, None)
         if data is not None:
             content[place] = data
@@ -183,6 +190,70 @@ def test_weights_attributes_and_constants_are_kept(opened_archive: Callable[[byt
 
     np.testing.assert_allclose(model.infer({"x": x})["y"], expected(x), rtol=1e-6)
     assert not model.stateful
+
+
+LIBRARIES = {
+    "in_torch": """op_version_set = 1
+import __torch__.shapes
+class Parts(NamedTuple):
+  low : Tensor
+  high : Tensor
+class Split:
+  scale : __torch__.shapes.Scale
+  def __init__(self: __torch__.Split,
+    factor: Tensor) -> None:
+    _0 = __torch__.shapes.Scale.__new__(__torch__.shapes.Scale)
+    _1 = (_0).__init__(factor, 3, )
+    self.scale = _0
+    return None
+  def parts(self: __torch__.Split,
+    x: Tensor) -> __torch__.Parts:
+    y = (self.scale).scaled(x, )
+    return __torch__.Parts(torch.sub(y, CONSTANTS.c3, alpha=1), torch.add(y, CONSTANTS.c3, alpha=1))
+""",
+    "in_shapes": """op_version_set = 1
+class Scale:
+  factor : Tensor
+  times : int
+  def __init__(self: __torch__.shapes.Scale,
+    factor: Tensor,
+    times: int) -> None:
+    self.factor = factor
+    self.times = times
+    return None
+  def scaled(self: __torch__.shapes.Scale,
+    x: Tensor) -> Tensor:
+    return torch.mul(torch.mul(x, self.factor), self.times)
+""",
+}
+USES_CLASSES = """op_version_set = 1
+import __torch__
+def forward(self,
+    x: Tensor) -> Tensor:
+  _0 = __torch__.Split.__new__(__torch__.Split)
+  _1 = (_0).__init__(self.factor, )
+  _2 = self.first.forward(x)
+  _3 = (_0).parts(_2, )
+  return torch.add((_3).low, (_3).high, alpha=1)
+"""
+
+
+def test_classes_of_libraries_are_taken_along(opened_archive: Callable[[bytes], Any]) -> None:
+    """Two files of classes that use each other, a NamedTuple, and a constant that one of them names."""
+    in_torch, in_shapes = (LIBRARIES[name].encode() for name in ("in_torch", "in_shapes"))
+    model = opened_archive(archive(code__model_py=USES_CLASSES.encode(), in_torch=in_torch, in_shapes=in_shapes))
+    x = np.arange(12, dtype=np.float32).reshape(4, 3) - 5
+
+    w0 = np.lib.stride_tricks.as_strided(WEIGHTS["tensors/0"], (2, 3), (4, 16))
+    hidden = x @ w0.T + WEIGHTS["tensors/0"][10:12]
+    np.testing.assert_allclose(model.infer({"x": x})["y"], 2 * hidden * 2.5 * 3, rtol=1e-6)
+
+
+def test_class_that_no_library_has_is_told(opened_archive: Callable[[bytes], Any]) -> None:
+    content = archive(code__model_py=USES_CLASSES.encode(), in_torch=LIBRARIES["in_torch"].encode())
+
+    with pytest.raises(ModelLoadError, match=r"shapes"):
+        opened_archive(content)
 
 
 def test_rewrapped_archive_names_parameters_and_buffers(tmp_path: Path) -> None:

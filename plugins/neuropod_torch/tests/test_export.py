@@ -217,6 +217,59 @@ def test_results_share_memory_with_nothing(alias: str, result: str, loaded: Load
     np.testing.assert_array_equal(x, np.arange(4))
 
 
+class Weights(torch.nn.Module):
+    """Small enough to run without inference mode, with parameters that ask for gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Parameter(torch.ones(4))
+        self.second = torch.nn.Parameter(torch.full((4,), 2.0))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"sum": x * self.first + self.second, "weight": self.second, "part": self.first[:2]}
+
+
+@pytest.mark.parametrize("result", ["numpy", "native"])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_results_of_small_programs_are_the_callers(mode: Any, result: str, loaded: Loaded) -> None:
+    problem = Problem.of({"x": "float32[4]"}, {"sum": "float32[4]", "weight": "float32[4]", "part": "float32[2]"})
+    model = loaded(problem, module=Weights())
+
+    for _ in range(2):  # What a caller writes is not what the next call computes with.
+        with mode():
+            results = model.infer({"x": np.ones(4, np.float32)}, result=result)  # type: ignore[call-overload]  # both in turn
+            assert not any(getattr(value, "requires_grad", False) for value in results.values())
+            arrays = {name: np.asarray(value) for name, value in results.items()}
+        assert {name: array.tolist() for name, array in arrays.items()} == {
+            "sum": [3.0] * 4,
+            "weight": [2.0] * 4,
+            "part": [1.0] * 2,
+        }
+        for array in arrays.values():
+            array[...] = 50
+
+
+@pytest.mark.parametrize("operators", [1, 5, 6, 7, 30])
+def test_mode_that_a_program_runs_in_changes_no_bit(operators: int, loaded: Loaded) -> None:
+    class Steps(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(operators):
+                x = self.linear(x)
+            return x
+
+    net = Steps()
+    model = loaded(Problem.of({"x": "float32[N, 4]"}, {"y": "float32[N, 4]"}), module=net)
+    x = np.random.default_rng(operators).normal(size=(3, 4)).astype(np.float32)
+
+    with torch.inference_mode():
+        by_hand = net(torch.from_numpy(x)).numpy()
+    np.testing.assert_array_equal(model.infer({"x": x})["y"], by_hand)
+
+
 def test_state_is_kept_and_told(loaded: Loaded) -> None:
     class Counter(torch.nn.Module):
         def __init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -60,6 +61,26 @@ def test_half_precision_goes_through_without_numpy(opened: Any) -> None:
     x = torch.linspace(0, 8, 100).bfloat16()
 
     assert torch.equal(executor.infer_native({"x": x})["y"], x + 1)
+
+
+def test_half_precision_is_not_copied_on_its_way_out(opened: Any) -> None:
+    source = "def forward(self, x: Tensor):\n    return {'y': x * 2, 'same': x}\n"
+    executor = opened(source, {"x": "bfloat16[N, M]"}, {"y": "bfloat16[N, M]", "same": "bfloat16[N, M]"})
+    x = np.arange(12, dtype=np.float32).reshape(3, 4).astype(ml_dtypes.bfloat16).T
+
+    results = executor.infer({"x": x})
+
+    assert results["y"].base is not None  # A view of the tensor's own memory.
+    assert not np.shares_memory(results["same"], x)
+    for name, factor in (("y", 2), ("same", 1)):
+        assert results[name].dtype.name == "bfloat16"
+        np.testing.assert_array_equal(results[name].astype(np.float32), x.astype(np.float32) * factor)
+
+
+def test_half_precision_that_is_none_stays_what_it_is(opened: Any) -> None:
+    executor = opened("def forward(self, x: Tensor):\n    return x + 1\n", {"x": "float32[N]"}, {"y": "bfloat16[N]"})
+
+    assert executor.infer({"x": np.ones(2, np.float32)})["y"].dtype == np.float32  # The core refuses it.
 
 
 def test_text_stays_an_array(opened: Any) -> None:

@@ -45,5 +45,10 @@ def _onnx() -> list[str]:
     return []
 
 
-FILES = {"onnx": "onnx", "tensorflow": "tensorflow", "torchscript": "torch"}
-FLAGS: dict[str, Callable[[], list[str]]] = {"onnx": _onnx, "tensorflow": _tensorflow, "torchscript": _torch}
+_PLATFORMS_OF_TORCH = ("torchscript", "torch_export", "torch_aoti")
+FILES = {"onnx": "onnx", "tensorflow": "tensorflow", **dict.fromkeys(_PLATFORMS_OF_TORCH, "torch")}
+FLAGS: dict[str, Callable[[], list[str]]] = {
+    "onnx": _onnx,
+    "tensorflow": _tensorflow,
+    **dict.fromkeys(_PLATFORMS_OF_TORCH, _torch),
+}

@@ -9,7 +9,8 @@ static at::Tensor scaled_add(const at::Tensor& x, const at::Tensor& y, double fa
 
 TORCH_LIBRARY(neuropod_test, library) {
   library.def("scaled_add(Tensor x, Tensor y, float factor) -> Tensor");
-  library.impl("scaled_add", c10::DispatchKey::CompositeImplicitAutograd, TORCH_FN(scaled_add));
+  // Explicit, so that an exported program keeps the operator instead of what it is made of.
+  library.impl("scaled_add", c10::DispatchKey::CompositeExplicitAutograd, TORCH_FN(scaled_add));
 }
 
 // Lets tests make libraries of other content that register the same operator.

@@ -9,22 +9,25 @@ side of Python a function is written that converts, calls and converts.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.problem import Problem
 from neuropod_torch._signature import Signature
-from neuropod_torch._tensors import Converter, lent, owned, owned_result
+from neuropod_torch._tensors import Converter, brain_array, lent, owned, owned_result
 
-__all__ = ["INFERENCE", "METHOD", "Call", "Recover", "method_source", "python_call"]
+__all__ = ["INFERENCE", "METHOD", "Call", "Form", "Recover", "method_source", "python_call"]
 
 METHOD = "neuropod_call"
 """The name of the method that is added to a module."""
 
 Call = Callable[[Tensors, Names], Tensors]
 """What `Executor.infer` is."""
+
+Form = Literal["own", "own bfloat16", "copied"]
+"""How a result becomes the caller's: its memory as it is, the same where NumPy does not know the type, or a copy."""
 
 Recover = Callable[[Tensors, Names, Exception], Tensors]
 """What is asked when a call failed: another way, or the right error."""
@@ -78,7 +81,7 @@ def _forward_call(signature: Signature, names: Sequence[str]) -> list[str]:
 def python_call(
     method: Callable[..., Any],
     inputs: Mapping[str, Converter],
-    outputs: Mapping[str, bool],
+    outputs: Mapping[str, Form],
     recover: Recover,
     *,
     native: bool = False,
@@ -92,7 +95,7 @@ def python_call(
     inputs
         Name -> what makes of an array what `method` takes.
     outputs
-        Name -> whether the result's memory is the caller's without further ado.
+        Name -> how the result becomes the caller's.
     recover
         Is asked if anything fails.
     native
@@ -101,6 +104,7 @@ def python_call(
     names: dict[str, Any] = {"call": method, "recover": recover, "inference": INFERENCE}
     names |= {"owned": owned_result if native else owned, "no_grad": torch.no_grad}
     names |= {"tensor": torch.from_numpy, "lent": lent, "is_inferring": torch.is_inference_mode_enabled}
+    names |= {"brain": brain_array, "bfloat16": torch.bfloat16}
     names |= {f"converted{index}": convert for index, convert in enumerate(inputs.values())}
     converted = ", ".join(_converted(index, convert) for index, convert in enumerate(inputs.values()))
     call = f"{', '.join(f'r{index}' for index, _ in enumerate(outputs))} = call({converted})"
@@ -119,6 +123,8 @@ def _converted(index: int, convert: Converter) -> str:
     return f"converted{index}(a{index})"
 
 
-def _returned(index: int, name: str, is_own: bool, *, native: bool) -> str:  # noqa: FBT001 - an item of a mapping
-    as_given = f"r{index}" if native else f"r{index}.numpy()"
-    return f"{name!r}: " + (as_given if is_own else f"owned(r{index}, {name!r})")
+def _returned(index: int, name: str, form: Form, *, native: bool) -> str:
+    owned, as_given = f"owned(r{index}, {name!r})", f"r{index}" if native else f"r{index}.numpy()"
+    if form == "own bfloat16" and not native:
+        return f"{name!r}: brain(r{index}) if r{index}.dtype is bfloat16 else {owned}"
+    return f"{name!r}: {owned if form == 'copied' else as_given}"

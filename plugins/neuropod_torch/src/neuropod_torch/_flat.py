@@ -8,13 +8,14 @@ earlier result, and nothing else refers to its storage.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from neuropod_core.backend import Executor, Names, NativeTensors, Tensors
+from neuropod_core.dtypes import DType
 from neuropod_core.errors import InferenceError, ModelClosedError, TensorMismatchError
 from neuropod_core.problem import Problem
 from neuropod_torch._calls import INFERENCE
@@ -49,6 +50,8 @@ _INFERRING = """if is_inferring():
             with inference(True):
                 results = {call}"""
 
+_OF_NUMPY = frozenset(one.value for one in DType if one not in (DType.STRING, DType.BFLOAT16))
+
 _TRACKED = """with no_grad():
             results = {call}"""  # Tensors made in inference mode are no use to a caller who trains or writes.
 
@@ -71,6 +74,10 @@ class FlatProgram:
         Where it runs.
     facts
         For people, beside what is said of every program.
+    fresh
+        Results whose memory is certain to be theirs alone, with their element types.
+    is_brief
+        Whether it records no gradients in any mode, and is done before inference mode would pay.
     """
 
     call: Callable[..., Sequence[Any]]
@@ -79,6 +86,8 @@ class FlatProgram:
     effects: Effects
     device: torch.device
     facts: Mapping[str, object]
+    fresh: Mapping[int, str] = field(default_factory=dict)
+    is_brief: bool = False
 
 
 class FlatExecutor(Executor):
@@ -212,7 +221,7 @@ def _source(program: FlatProgram, outputs: Sequence[str], *, native: bool) -> st
     is_lent = on_cpu and not program.effects.writes_inputs
     ports = list(interface.ports)
     taken = [f"r{index} = results[{interface.outputs[name]}]" for index, name in enumerate(outputs)]
-    returned = [f"{name!r}: {_result(index, program, native=native)}" for index, name in enumerate(outputs)]
+    returned = [f"{name!r}: {_result(index, name, program, native=native)}" for index, name in enumerate(outputs)]
     return _CALL.format(
         arguments="; ".join(f"a{place} = inputs[{port.name!r}]" for place, port in ports) or "pass",
         sizes=_sizes(interface),
@@ -247,15 +256,20 @@ def _call(program: FlatProgram, *, native: bool) -> str:
     )
     if program.is_compiled:
         return f"results = call([{values}])"
+    if program.is_brief:
+        return f"results = call({values})"
     return (_TRACKED if native else _INFERRING).format(call=f"call({values})")
 
 
-def _result(index: int, program: FlatProgram, *, native: bool) -> str:
-    """Give the result as it is where that is quickly seen to be right; `owned` looks again, and copies."""
+def _result(index: int, name: str, program: FlatProgram, *, native: bool) -> str:
+    """Give the result as it is where that is known or quickly seen to be right; `owned` looks again, and copies."""
+    place, on_cpu = program.interface.outputs[name], program.device.type == "cpu"
+    if place in program.fresh and (native or (on_cpu and program.fresh[place] in _OF_NUMPY)):
+        return f"r{index}" if native else f"r{index}.numpy()"
     others = [*(f"t{place}" for place, _ in program.interface.ports), *(f"r{before}" for before in range(index))]
     as_given = f"r{index}" if native else f"r{index}.numpy()"
     full = f"owned(r{index}, ({''.join(f'{other}, ' for other in others)}))"
-    if program.device.type != "cpu" or storage_uses is None:
+    if not on_cpu or storage_uses is None:
         return full
     apart = "".join(f" and r{index} is not {other}" for other in others)
     alone = f"r{index}._use_count() == 1 and storage_uses(r{index}.untyped_storage()._cdata) == 2"

@@ -13,6 +13,7 @@ from neuropod_core.errors import InferenceError
 
 __all__ = [
     "Converter",
+    "brain_array",
     "converter",
     "copied",
     "lent",
@@ -107,11 +108,16 @@ def owned_array(tensor: torch.Tensor, others: tuple[torch.Tensor, ...] = ()) -> 
     if not isinstance(tensor, torch.Tensor) or not is_own(tensor, others):
         return owned(tensor, "")
     if tensor.dtype == torch.bfloat16:
-        import ml_dtypes
-
-        brain: Array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-        return brain
+        return brain_array(tensor)
     array: Array = tensor.numpy()
+    return array
+
+
+def brain_array(tensor: torch.Tensor) -> Array:
+    """Give a tensor of bfloat16 as an array over its memory."""
+    import ml_dtypes
+
+    array: Array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return array
 
 

@@ -13,7 +13,7 @@ from neuropod_core.variants import Variant
 from neuropod_torch._custom_ops import load_custom_ops
 from neuropod_torch._devices import device_for, set_threads
 from neuropod_torch._errors import load_error
-from neuropod_torch._exported import devices_of, effects_of, flat_call, interface_of
+from neuropod_torch._exported import devices_of, effects_of, flat_call, fresh_results, interface_of, is_brief
 from neuropod_torch._flat import FlatExecutor, FlatProgram
 from neuropod_torch._interface import check_fit, without_implied
 from neuropod_torch._quiet import quiet_torch
@@ -55,7 +55,16 @@ def flat_program(program: Any, problem: Problem, device: torch.device) -> FlatPr
     check_fit(interface, problem)
     interface = without_implied(interface, problem)
     facts = {"sizes": [interface.told(condition) for condition in interface.conditions]}
-    return FlatProgram(flat_call(program), False, interface, effects_of(program), device, facts)  # noqa: FBT003 - by name in the class
+    return FlatProgram(
+        call=flat_call(program),
+        is_compiled=False,
+        interface=interface,
+        effects=effects_of(program),
+        device=device,
+        facts=facts,
+        fresh=fresh_results(program),
+        is_brief=is_brief(program),
+    )
 
 
 def _moved(program: Any, device: torch.device) -> Any:

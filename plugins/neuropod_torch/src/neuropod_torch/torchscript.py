@@ -14,13 +14,14 @@ from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelClosedError
 from neuropod_core.problem import Problem, TensorSpec
 from neuropod_core.variants import Variant
-from neuropod_torch._calls import python_call
+from neuropod_torch._calls import Form, python_call
 from neuropod_torch._custom_ops import load_custom_ops
 from neuropod_torch._devices import device_for, set_threads
 from neuropod_torch._errors import inference_error, load_error
 from neuropod_torch._general import GeneralCall
 from neuropod_torch._program import Program, prepared
 from neuropod_torch._quiet import quiet_jit
+from neuropod_torch._records import check_records
 from neuropod_torch._rewrap import rewrapped
 from neuropod_torch._tensors import Converter, converter, copied, lent, texts
 
@@ -44,6 +45,7 @@ def load(variant: Variant, options: LoadOptions) -> TorchScriptExecutor:
 
 def _opened(path: Path, device: torch.device) -> Any:
     """Open an archive; one that torch before 1.4 wrote is put into today's form first."""
+    check_records(path)
     with quiet_jit():
         try:
             return torch.jit.load(path, map_location=device)
@@ -166,19 +168,19 @@ def _converter_of_any(
     return converter(target, copies=program.facts.writes_inputs)
 
 
-def _native_outputs(problem: Problem, program: Program) -> dict[str, bool]:
-    """Name each output, with whether the tensor can become the caller's as it is."""
+def _native_outputs(problem: Problem, program: Program) -> dict[str, Form]:
+    """Name each output, with how the tensor becomes the caller's."""
     return {
-        spec.name: not shared and spec.dtype is not DType.STRING
+        spec.name: "copied" if shared or spec.dtype is DType.STRING else "own"
         for spec, shared in zip(problem.outputs, program.facts.shared, strict=True)
     }
 
 
-def _outputs(problem: Problem, program: Program, device: torch.device) -> dict[str, bool]:
-    """Name each output, with whether the memory of the result can become the caller's as it is."""
-    plain = device.type == "cpu"
+def _outputs(problem: Problem, program: Program, device: torch.device) -> dict[str, Form]:
+    """Name each output, with how the memory of the result becomes the caller's."""
+    own: dict[DType, Form] = {DType.STRING: "copied", DType.BFLOAT16: "own bfloat16"}
     return {
-        spec.name: plain and not shared and spec.dtype not in (DType.STRING, DType.BFLOAT16)
+        spec.name: "copied" if shared or device.type != "cpu" else own.get(spec.dtype, "own")
         for spec, shared in zip(problem.outputs, program.facts.shared, strict=True)
     }
 
