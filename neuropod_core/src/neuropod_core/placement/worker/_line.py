@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from numpy import ndarray
 
@@ -49,104 +48,18 @@ from neuropod_core.placement.worker._board import (
 )
 from neuropod_core.placement.worker._connection import Line, OverdueError
 from neuropod_core.placement.worker._frames import parsed
-from neuropod_core.placement.worker._layouts import Layout, decode_text, layout_from_json, layout_of, plain
-from neuropod_core.placement.worker._memory import Block, BlockArray, Lease, Pool, Segment, Shelf
+from neuropod_core.placement.worker._known import Answer, Request, read_results
+from neuropod_core.placement.worker._layouts import Layout, layout_from_json, layout_of, plain
+from neuropod_core.placement.worker._memory import Block, BlockArray, Lease, Pool, Segment
 from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._travel import error_from
-from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
+from neuropod_core.placement.worker._trays import Where, Written, read_places
 from neuropod_core.placement.worker._waiting import carried
 
 if TYPE_CHECKING:
     from neuropod_core.backend import Array
 
 _MOST_LAYOUTS = 256
-
-
-class _Request:
-    """Names, types and shapes of a call's inputs, and the outputs it asks for: known to the worker by a number."""
-
-    __slots__ = ("block", "fill", "held", "layout", "number", "outputs", "result_bytes")
-
-    def __init__(self, number: int, layout: Layout, outputs: Names, memory: Any) -> None:
-        self.number, self.layout, self.outputs = number, layout, outputs
-        fits = layout.fixed and layout.nbytes <= TRAY_BYTES
-        self.fill: Callable[[Any], bool] = Tray(layout, memory).fill if fits else _never
-        self.block: Block | None = None
-        self.held = False  # Whether the call that runs lies in the block: else it may be anybody's by now.
-        self.result_bytes = 0
-
-    def settle(self, block: Block, shelf: Shelf, pool: Pool) -> None:
-        """Know where the inputs of the next call of this layout lie, if the block is still on the shelf then."""
-        tray = Tray(self.layout, block.segment.bytes[block.offset : block.offset + block.nbytes])
-
-        def fill(inputs: Mapping[str, Any]) -> bool:
-            if any(type(array.base) is BlockArray and pool.locate(array) for array in inputs.values()):
-                return False  # One that lies in shared memory need not be copied.
-            mine = shelf.take(block.nbytes)
-            if mine is not block:
-                if mine is not None:
-                    shelf.put(mine)
-                return False
-            if tray.fill(inputs):
-                self.held = True
-                return True
-            shelf.put(block)
-            return False
-
-        self.fill, self.block, self.held = fill, block, True
-
-    def remember(self, arrays: Tensors, where: Where, name_again: Callable[[int, Array], bool]) -> None:
-        """Know the call again that passes arrays like these, all of which lie in shared memory."""
-        if len(where) == len(arrays):
-            known = [(name, ref(array), array.shape, array.dtype) for name, array in arrays.items()]
-            self.fill = partial(_lie_there, known, name_again)
-
-
-def _lie_there(
-    known: list[tuple[str, ref[Array], tuple[int, ...], Any]],
-    name_again: Callable[[int, Array], bool],
-    inputs: Mapping[str, Any],
-) -> bool:
-    """Whether `inputs` lie in shared memory, each the one that was there the last time, or named as another one."""
-    if len(inputs) != len(known):
-        return False
-    for number, (name, before, shape, dtype) in enumerate(known):
-        array = inputs.get(name)
-        if array is None or array is not before():
-            if type(array) is not ndarray or array.shape != shape or array.dtype is not dtype:
-                return False
-            if not name_again(number, array):
-                return False
-            known[number] = (name, ref(array), shape, dtype)
-    return True
-
-
-def _never(_: object) -> bool:
-    return False
-
-
-class _Answer:
-    """Names, types and shapes of results, known by the number that the worker gave them."""
-
-    __slots__ = ("end", "layout", "spots", "tray")
-
-    def __init__(self, layout: Layout, memory: Any) -> None:
-        self.layout = layout
-        self.tray = Tray(layout, memory) if layout.fixed and layout.nbytes <= TRAY_BYTES else None
-        self.spots: list[tuple[str, tuple[int, ...], Any, int]] = []
-        self.end = 0
-
-    def remember(self, where: Where) -> bool:
-        """Know where the results lie, if they lie there again; False where some are copied in any case."""
-        places = self.layout.places
-        if any(place.is_text or place.nbytes <= TRAY_BYTES for place in places):
-            return False
-        offsets = [where[place.name][1] if place.located else place.offset for place in places]
-        self.spots = [
-            (place.name, place.shape, place.dtype.numpy, offset) for place, offset in zip(places, offsets, strict=True)
-        ]
-        self.end = max(offset + place.nbytes for place, offset in zip(places, offsets, strict=True))
-        return True
 
 
 _Foreseen = tuple[int, BlockArray, Tensors]
@@ -173,11 +86,11 @@ class SharedMemoryLine(Line):
         self._words, self._pool, self._ring, self._tell = slot.words, pool, ring, tell
         self._spin = Spin(allowed=spins)
         self._steady = False  # Whether the words say already what the next call of the same layout says.
-        self._request: _Request | None = None
-        self._requests: dict[Any, _Request] = {}
-        self._answers: dict[int, _Answer] = {}
+        self._request: Request | None = None
+        self._requests: dict[Any, Request] = {}
+        self._answers: dict[int, Answer] = {}
         self._copies: dict[int, Callable[[], Tensors]] = {}  # By the status that says: in the tray, as known.
-        self._expected: tuple[int, _Answer] | None = None  # Results that lay in a grant, with the status that said so.
+        self._expected: tuple[int, Answer] | None = None  # Results that lay in a grant, with the status that said so.
         self._blocks: list[Block] = []
         self._grant: Block | None = None
         self._granted_before: Block | None = None
@@ -394,7 +307,7 @@ class SharedMemoryLine(Line):
 
     # -- putting
 
-    def _put_anew(self, arrays: Tensors, outputs: Names, deadline: float | None) -> _Request:
+    def _put_anew(self, arrays: Tensors, outputs: Names, deadline: float | None) -> Request:
         self._steady, self.used = False, True
         outputs = None if outputs is None else tuple(outputs)
         where = self._where(arrays)
@@ -436,7 +349,7 @@ class SharedMemoryLine(Line):
         words[first], words[first + 1] = spot
         return True
 
-    def _introduced(self, layout: Layout, outputs: Names) -> _Request:
+    def _introduced(self, layout: Layout, outputs: Names) -> Request:
         """Tell the worker about a layout that it does not know."""
         if len(layout.places) > self.slot.shape.located:
             raise InferenceError(f"a call of {len(layout.places)} tensors is more than the problem has")
@@ -449,7 +362,7 @@ class SharedMemoryLine(Line):
             raise InferenceError(f"the names and shapes of a call take {len(body)} bytes: too many")
         self.slot.envelope[: len(body)] = body
         self._words[MESSAGE_BYTES] = len(body)
-        return _Request(next(self._numbers), layout, outputs, self.slot.tray)
+        return Request(next(self._numbers), layout, outputs, self.slot.tray)
 
     def _room_for(self, nbytes: int, deadline: float | None) -> Any:
         if nbytes <= TRAY_BYTES:
@@ -527,17 +440,17 @@ class SharedMemoryLine(Line):
         if words[RESULT_IN_TRAY]:
             if answer.tray is not None:
                 return answer.tray.copies()
-            return _read(answer.layout, self.slot.result_tray, self._placed(answer.layout, TRAY_BYTES))
+            return read_results(answer.layout, self.slot.result_tray, self._placed(answer.layout, TRAY_BYTES))
         return self._granted_results(answer, words[RESULT_LAYOUT])
 
-    def _introduced_answer(self, number: int) -> _Answer:
+    def _introduced_answer(self, number: int) -> Answer:
         message = parsed(self._message())
         if message.get("forget") is True:
             self._answers.clear()
             self._copies.clear()
         if len(self._answers) > 2 * _MOST_LAYOUTS:
             raise WorkerProtocolError("there are too many layouts of results")
-        answer = _Answer(layout_from_json(message.get("results")), self.slot.result_tray)
+        answer = Answer(layout_from_json(message.get("results")), self.slot.result_tray)
         if len(answer.layout.places) > self.slot.shape.located:
             raise WorkerProtocolError(f"{len(answer.layout.places)} results are more than there can be")
         self._answers[number], self._expected = answer, None
@@ -572,7 +485,7 @@ class SharedMemoryLine(Line):
         owner.lease, self._grant = Lease(self._results_shelf, self._grant), None  # type: ignore[arg-type]  # foreseen
         return results
 
-    def _lent_again(self, answer: _Answer) -> Tensors:
+    def _lent_again(self, answer: Answer) -> Tensors:
         """Lend results that lie where those of the last call lay."""
         block, self._grant = self._grant, None
         if block is None or answer.end > block.nbytes:
@@ -584,7 +497,7 @@ class SharedMemoryLine(Line):
         owner.lease = Lease(self._results_shelf, block)
         return {name: ndarray(shape, dtype, owner, offset) for name, shape, dtype, offset in answer.spots}
 
-    def _granted_results(self, answer: _Answer, number: int = 0) -> Tensors:
+    def _granted_results(self, answer: Answer, number: int = 0) -> Tensors:
         layout = answer.layout
         block, self._grant = self._grant, None
         if block is None:
@@ -597,19 +510,7 @@ class SharedMemoryLine(Line):
                 status = (number << KNOWN_IN_TRAY) + KNOWN_IN_GRANT
                 self._copies[status], self._expected = partial(self._lent_again, answer), (status, answer)
             memory = lease.owner() if lease else block.segment.bytes[block.offset : block.offset + block.nbytes]
-            return _read(layout, memory, where, lends=lends)
+            return read_results(layout, memory, where, lends=lends)
         finally:
             if lease is None:
                 self._results_shelf.put(block)
-
-
-def _read(layout: Layout, memory: Any, where: Where, *, lends: bool = False) -> Tensors:
-    results: dict[str, Array] = {}
-    for place in layout.places:
-        if place.is_text:
-            _, offset, nbytes = where[place.name]
-            results[place.name] = decode_text(memory[offset : offset + nbytes].tobytes(), place)
-        else:
-            view = place.view(memory, where[place.name][1] if place.located else None)
-            results[place.name] = view if lends and place.nbytes > TRAY_BYTES else view.copy()
-    return results
