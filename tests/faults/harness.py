@@ -170,7 +170,7 @@ def _look(stage: Stage, state: State, plan: Plan) -> None:
 
 def _pool_of(model: Neuropod) -> Any:
     executor: Any = model._executor
-    return executor._pool
+    return executor._transport.pool
 
 
 def _look_closely(stage: Stage, plan: Plan) -> None:

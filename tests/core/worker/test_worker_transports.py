@@ -29,7 +29,7 @@ from neuropod_core import DeadlineError, Neuropod, OptionError, Worker, WorkerDi
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import WorkerProtocolError
 from neuropod_core.placement.worker import _frames, _shared_memory
-from neuropod_core.placement.worker._bells import IN, PipeBell, SelectorPoll
+from neuropod_core.placement.worker._bells import IN, Doorbell, SelectorPoll
 from neuropod_core.placement.worker._memory import adopt_segment, create_segment
 from neuropod_core.placement.worker._packets import (
     CALL,
@@ -195,8 +195,8 @@ def test_workers_run_where_only_what_every_unix_has_is_there(package: Callable[.
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
-def test_a_bell_of_pipes_wakes_like_one_of_eventfd() -> None:
-    bell, poll = PipeBell(), SelectorPoll()
+def test_a_bell_wakes_whatever_looks_at_it() -> None:
+    bell, poll = Doorbell(), SelectorPoll()
     poll.register(bell.descriptor, IN)
     assert poll.poll(0) == []
 

@@ -63,7 +63,7 @@ class Slot:
             self.words[RESULT_MESSAGE_BYTES] = len(body)
         self.words[STATUS], self.words[ANSWERED] = status, self.call
         with contextlib.suppress(OSError):
-            os.eventfd_write(self.ring, 1)
+            os.write(self.ring, b"\0")
 
 
 # -- before it is ready

@@ -1,7 +1,4 @@
-"""What wakes a thread that sleeps, by the best means that the system has: ``eventfd`` and ``poll``, or what comes near.
-
-Linux has both; other systems have pipes, and `selectors` knows what to look at them with.
-"""
+"""What wakes a thread that sleeps: a pipe, looked at by ``poll``, or by what `selectors` finds where there is none."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ import select
 import selectors
 from contextlib import suppress
 from typing import Any, Protocol, cast
+
+_STROKE, _MOST_STROKES = b"\0", 1 << 16
 
 IN, OUT = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
 
@@ -25,24 +24,6 @@ class Poll(Protocol):
 
     def poll(self, timeout_ms: float | None = None, /) -> list[tuple[int, int]]:
         """Wait until something can be done with one of them; give those, with what can be done."""
-
-
-class Bell(Protocol):
-    """Wakes the one who sleeps on it.
-
-    Attributes
-    ----------
-    descriptor
-        Readable when somebody rang.
-    """
-
-    descriptor: int
-
-    def ring(self) -> None:
-        """Wake whoever sleeps, or keep the next one awake."""
-
-    def silence(self) -> None:
-        """Forget that somebody rang."""
 
 
 class SelectorPoll:
@@ -67,17 +48,32 @@ class SelectorPoll:
 
 
 class Doorbell:
-    """An ``eventfd``, looked at together with a deadline."""
+    """A pipe, looked at together with a deadline.
 
-    def __init__(self, descriptor: int | None = None) -> None:
-        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if descriptor is None else descriptor
+    Not an ``eventfd``: that has one set of flags for both sides, and a worker could make its parent's ring block. Of a
+    pipe, another process is given the one end that it needs.
+
+    Parameters
+    ----------
+    descriptor, ringer
+        The end that becomes readable when somebody rings, or the end that rings, as another process sent it; a new pipe
+        if neither is given. -1 where the other process has that end.
+    """
+
+    def __init__(self, *, descriptor: int = -1, ringer: int = -1) -> None:
+        if descriptor < 0 and ringer < 0:
+            descriptor, ringer = os.pipe()
+            os.set_blocking(descriptor, False)
+            os.set_blocking(ringer, False)
+        self.descriptor, self.ringer = descriptor, ringer
         self._poll = new_poll()
-        self._poll.register(self.descriptor, IN)
+        if descriptor >= 0:
+            self._poll.register(descriptor, IN)
 
     def ring(self) -> None:
         """Wake whoever sleeps, or keep the next one awake."""
-        with suppress(OSError, ValueError):  # Full: nobody can miss it. Closed: nobody is there.
-            os.eventfd_write(self.descriptor, 1)
+        with suppress(OSError):  # Full: nobody can miss it. Closed: nobody is there.
+            os.write(self.ringer, _STROKE)
 
     def sleep(self, timeout_ms: float | None) -> bool:
         """Sleep until somebody rings or the time is up; tell whether somebody rang."""
@@ -88,44 +84,17 @@ class Doorbell:
 
     def silence(self) -> None:
         """Forget that somebody rang."""
-        with suppress(OSError, ValueError):
-            os.eventfd_read(self.descriptor)
+        with suppress(OSError):
+            os.read(self.descriptor, _MOST_STROKES)
 
     def __del__(self) -> None:
         # Not before everybody has let go: a number that is closed may be given to something else at once.
-        with suppress(OSError, AttributeError):
-            os.close(self.descriptor)
-
-
-class PipeBell:
-    """A bell for systems without ``eventfd``."""
-
-    def __init__(self) -> None:
-        self.descriptor, self._ringer = os.pipe()
-        for end in (self.descriptor, self._ringer):
-            os.set_blocking(end, False)
-
-    def ring(self) -> None:
-        """Wake whoever sleeps, or keep the next one awake."""
-        with suppress(OSError):  # Full: nobody can miss it.
-            os.write(self._ringer, b"\0")
-
-    def silence(self) -> None:
-        """Forget that somebody rang."""
-        with suppress(OSError):
-            os.read(self.descriptor, 1 << 16)
-
-    def __del__(self) -> None:
-        with suppress(OSError, AttributeError):  # As in `Doorbell`.
-            os.close(self.descriptor)
-            os.close(self._ringer)
+        for end in (getattr(self, "descriptor", -1), getattr(self, "ringer", -1)):
+            with suppress(OSError):
+                if end >= 0:
+                    os.close(end)
 
 
 def new_poll() -> Poll:
     """Give what looks at descriptors here."""
     return cast("Poll", select.poll()) if hasattr(select, "poll") else SelectorPoll()
-
-
-def new_bell() -> Bell:
-    """Give a bell for the threads of this process."""
-    return Doorbell() if hasattr(os, "eventfd") else PipeBell()

@@ -14,7 +14,7 @@ from neuropod_core.environments._lent import linked
 from neuropod_core.errors import PluginError, WorkerStartError
 from neuropod_core.package import Package
 from neuropod_core.placement.worker import _frames
-from neuropod_core.placement.worker._bells import new_bell
+from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._process import Process
 from neuropod_core.placement.worker._recipe import Home, descriptor_from
 from neuropod_core.placement.worker._travel import error_from
@@ -86,7 +86,7 @@ def foreign_backend(home: Home, platform: str, distribution: str | None) -> Fore
 
 @lru_cache(maxsize=64)
 def _described(home: Home, platform: str, distribution: str | None) -> dict[str, Any]:
-    process = Process(f"neuropod of {home.python}", home, {}, {}, new_bell())
+    process = Process(f"neuropod of {home.python}", home, {}, {}, Doorbell())
     try:
         until = time.monotonic() + _START_TIMEOUT_S
         process.expect("hello", until)

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from neuropod_core.errors import WorkerProtocolError, shown
 from neuropod_core.placement.worker import _frames
-from neuropod_core.placement.worker._bells import IN, Bell, new_poll
+from neuropod_core.placement.worker._bells import IN, Doorbell, new_poll
 from neuropod_core.placement.worker._recipe import Home
 from neuropod_core.placement.worker._spin import registered
 
@@ -66,7 +66,7 @@ class Process:
     """
 
     def __init__(
-        self, name: str, home: Home, variables: Mapping[str, str], settings: Mapping[str, Any], wake: Bell
+        self, name: str, home: Home, variables: Mapping[str, str], settings: Mapping[str, Any], wake: Doorbell
     ) -> None:
         self.name, self.wake = name, wake
         self._scratch = tempfile.mkdtemp(prefix="neuropod-") if home.caged else None

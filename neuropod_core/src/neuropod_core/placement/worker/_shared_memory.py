@@ -66,7 +66,7 @@ class SharedMemoryConnection(Connection):
         ]
         super().__init__(link, lines, wake)
         self._others = slots - 1
-        bells = [bell.descriptor for line, ring in zip(lines, rings, strict=True) for bell in (ring, line.bell)]
+        bells = [end for line, ring in zip(lines, rings, strict=True) for end in (ring.descriptor, line.bell.ringer)]
         serve = {"transport": SharedMemory.name, "slots": slots, "tensors": tensors, "nbytes": self._board.nbytes}
         _frames.send(link, {"serve": serve}, [self._board.descriptor, *bells])
 
@@ -95,7 +95,7 @@ class SharedMemoryConnection(Connection):
 @cache
 def is_available() -> bool:
     """Whether this system has what it takes, found out by asking for a page of it."""
-    if sys.platform != "linux" or not all(hasattr(os, name) for name in ("eventfd", "posix_fallocate")):
+    if sys.platform != "linux" or not hasattr(os, "posix_fallocate"):
         return False
     try:
         create_segment(0, 1).close()

@@ -25,10 +25,17 @@ class SharedMemoryEnd(End):
         self._news = threading.Condition()
         shape, spins = Shape(int(order["tensors"])), may_spin()
         board = adopt_segment(0, descriptors[0], int(order["nbytes"]))
-        bells = [Doorbell(descriptor) for descriptor in descriptors[1:]]
+        ends = zip(descriptors[1::2], descriptors[2::2], strict=True)
         self.desks = [
-            SharedMemoryDesk(Slot(board, shape, number), bell, ring, served, segment=self._segment, spins=spins)
-            for number, (bell, ring) in enumerate(zip(bells[::2], bells[1::2], strict=True))
+            SharedMemoryDesk(
+                Slot(board, shape, number),
+                Doorbell(descriptor=heard),
+                Doorbell(ringer=rung),
+                served,
+                segment=self._segment,
+                spins=spins,
+            )
+            for number, (heard, rung) in enumerate(ends)
         ]
 
     def hear(self, message: Mapping[str, Any], descriptors: list[int]) -> None:

@@ -18,7 +18,7 @@ from neuropod_core.errors import (
     shown,
 )
 from neuropod_core.placement.worker import _frames, _spin
-from neuropod_core.placement.worker._bells import new_bell
+from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._connection import Connection, Transport
 from neuropod_core.placement.worker._process import Process
 from neuropod_core.placement.worker._recipe import Recipe
@@ -83,7 +83,7 @@ class Supervisor:
         self.process: Process | None = None
         self._recipe, self._limits, self._transport, self._changed = recipe, limits, transport, changed
         self._closing = threading.Event()
-        self._past, self._bell = Tally(), new_bell()
+        self._past, self._bell = Tally(), Doorbell()
         self._faults, self._born = 0, 0.0
         # The kernel ends a worker when the thread that started it ends: so that thread lives as long as the model.
         name = f"neuropod-{recipe.name}"
