@@ -16,7 +16,7 @@ import numpy as np
 
 from neuropod_core import Neuropod, Problem, Worker, load_neuropod
 from neuropod_core.packagers import create_python_neuropod
-from neuropod_core.placement.worker import _connection
+from neuropod_core.placement.worker import _shared_memory
 from report import NEUROPOD, Row, added, faster
 from timing import Effort
 
@@ -86,9 +86,9 @@ def _busy(package: Path, rounds: int) -> dict[str, list[float]]:
 
 @contextmanager
 def _model(package: Path, *, spins: bool) -> Iterator[Neuropod]:
-    allowed = _connection.may_spin() and spins
+    allowed = _shared_memory.may_spin() and spins
     with (
-        patch.object(_connection, "may_spin", lambda: allowed),
+        patch.object(_shared_memory, "may_spin", lambda: allowed),
         load_neuropod(package, placement="worker", trust="code") as model,
     ):
         model.infer({"seconds": np.array(0.0)})
