@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -493,3 +494,54 @@ def test_any_words_become_results_or_an_error(line: tuple[Line, board.Slot, Pool
         assert pool.used_bytes == 0
 
     assert min(outcomes.values()) > 20
+
+
+def test_a_gate_loses_nobody_among_threads_that_come_and_go_at_once() -> None:
+    gate: Gate[int] = Gate([1, 2])
+    done: list[int] = []
+
+    def come_and_go() -> None:
+        for _ in range(3000):
+            thing = gate.take(20)
+            assert thing is not None
+            gate.give(thing)
+        done.append(1)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=come_and_go, daemon=True) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(before)
+
+    assert len(done) == 6
+    assert (sorted(gate.free), gate.waiting, gate.lent) == ([1, 2], 0, 0)
+
+
+class Snatched(list[int]):
+    """Is emptied by another thread whenever somebody has looked into it."""
+
+    def __bool__(self) -> bool:
+        there = len(self) > 0
+        self.clear()
+        return there
+
+    def pop(self, *_: Any) -> int:
+        self.clear()
+        return super().pop()
+
+
+def test_a_gate_whose_last_thing_is_snatched_away_has_the_caller_wait() -> None:
+    gate: Gate[int] = Gate([1])
+    gate.free = Snatched([1])
+    delivered: list[int | None] = []
+
+    gate.ask(delivered.append)
+    assert (delivered, gate.waiting) == ([], 1)
+    gate.give(1)
+
+    assert delivered == [1]

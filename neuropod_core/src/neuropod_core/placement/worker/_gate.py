@@ -47,11 +47,20 @@ class Gate(Generic[T]):
     def ask(self, deliver: Callable[[T | None], None]) -> None:
         """Have one thing delivered, at once or when one is free; None if the gate is closed."""
         with self._lock:
-            if not self._closed and not self.free:
-                self._waiting.append(deliver)
+            thing = None if self._closed else self._found_or_awaited(deliver)
+            if thing is None and not self._closed:
                 return
-            thing = None if self._closed else self.free.pop()
         deliver(thing)
+
+    def _found_or_awaited(self, deliver: Callable[[T | None], None]) -> T | None:
+        """Wait first and look then: things are given and taken without the lock, and a giver looks for who waits."""
+        self._waiting.append(deliver)
+        try:
+            thing = self.free.pop()
+        except IndexError:
+            return None
+        self._waiting.remove(deliver)
+        return thing
 
     def withdraw(self, deliver: Callable[[T | None], None]) -> bool:
         """Take `ask` back; False if it was answered already."""
