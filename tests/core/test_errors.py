@@ -16,7 +16,13 @@ CLASSES = [getattr(errors, name) for name in errors.__all__]
 def made(kind: type[NeuropodError]) -> NeuropodError:
     """Build an error with a value of the right type for each argument."""
     values = {"limit": 1, "got": 2, "largest_difference": 0.5, "installed": ("a",), "rivals": ("a", "b")}
-    values["differences"] = ("numpy 1 != 2",)
+    values |= {
+        "differences": ("numpy 1 != 2",),
+        "timeout_s": 0.5,
+        "last_lines": ("a", "b"),
+        "missing": ("a",),
+        "there": ("a",),
+    }
     names = list(inspect.signature(kind).parameters)
     if kind is not errors.PackageLimitError:
         values.pop("got")

@@ -58,7 +58,7 @@ def complete(shell: dict[str, str], tmp_path: Path) -> Complete:
     [
         ("neuropod ver", {"verify"}),
         ("neuropod run m --ca", {"--cast"}),
-        ("neuropod run m --trust ", {"data", "graph", "code"}),
+        ("neuropod run m --trust ", {"data", "graph", "code", "sandboxed"}),
         ("neuropod pack dou", {"double"}),
         ("neuropod run m --backend neuropod-d", {"neuropod-double"}),
         ("neuropod plugins show neuropod-r", {"neuropod-rival"}),

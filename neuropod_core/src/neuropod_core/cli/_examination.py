@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from neuropod_core.cli._errors import document_of
+from neuropod_core.cli._text import signal_name
 from neuropod_core.errors import PluginError
 from neuropod_core.plugins import BLOCKED_VARIABLE, Plugin
 
-__all__ = ["BACKEND", "LIMIT", "OBSERVER", "examined", "examined_all", "signal_name"]
+__all__ = ["BACKEND", "LIMIT", "OBSERVER", "examined", "examined_all"]
 
 BACKEND, OBSERVER = "backend", "observer"
 
@@ -101,14 +101,6 @@ def _place(traceback: str) -> str:
     library = os.path.dirname(os.__file__)  # noqa: PTH120 - a text to compare
     own = [line for line in lines if not line.startswith((f'File "{library}{os.sep}', 'File "<frozen'))]
     return f", it was at {(own or lines)[0].removeprefix('File ')}" if lines else ""
-
-
-def signal_name(number: int) -> str:
-    """Give the name of a signal, as `kill -l` does."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _start_of(file: Path) -> str:

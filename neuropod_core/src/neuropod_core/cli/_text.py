@@ -1,10 +1,11 @@
-"""Text that somebody else wrote, on its way to a terminal."""
+"""Text on its way to a terminal, some of which somebody else wrote."""
 
 from __future__ import annotations
 
 import re
+import signal
 
-__all__ = ["clean", "clean_lines", "human_bytes"]
+__all__ = ["clean", "clean_lines", "human_bytes", "signal_name"]
 
 _BREAK = re.compile(r"[ \t\n\r\f\v]*[\t\n\r\f\v][ \t\n\r\f\v]*")
 _BYTES_PER_STEP = 1024
@@ -23,6 +24,14 @@ def clean(value: object) -> str:
 def clean_lines(text: str) -> str:
     """Clean a text of several lines, and keep its lines and their indentation."""
     return "\n".join("".join(map(_visible, line)) for line in text.split("\n"))
+
+
+def signal_name(number: int) -> str:
+    """Give the name of a signal, as `kill -l` does."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def human_bytes(count: int) -> str:

@@ -16,9 +16,9 @@ import click
 
 from neuropod_core.cli._completion import complete_plugins
 from neuropod_core.cli._errors import Code
-from neuropod_core.cli._examination import signal_name
 from neuropod_core.cli._options import json_option, limit_option, verbose_option
 from neuropod_core.cli._output import Facts, Output, Report, Table, progress
+from neuropod_core.cli._text import signal_name
 from neuropod_core.errors import BackendError
 
 if TYPE_CHECKING:
