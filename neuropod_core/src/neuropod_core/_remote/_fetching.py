@@ -96,14 +96,20 @@ class Fetching:
     @contextmanager
     def _place(self) -> Iterator[Path]:
         with ExitStack() as held:
-            try:
-                place = held.enter_context(self.cache.download(self.source.url))
-            except OSError as error:
-                what = "%s is fetched for this model alone: the cache cannot be written: %s"
-                _logger.warning(what, self.source.place, error)
+            place = self._place_in_cache(held)
+            if place is None:
                 folder = tempfile.TemporaryDirectory(prefix="neuropod-", ignore_cleanup_errors=True)
                 place = Path(held.enter_context(folder), "download")
             yield place
+
+    def _place_in_cache(self, held: ExitStack) -> Path | None:
+        """Give a place in the cache; None if it cannot be written, and that error holds nobody's frame but this."""
+        try:
+            return held.enter_context(self.cache.download(self.source.url))
+        except OSError as error:
+            what = "%s is fetched for this model alone: the cache cannot be written: %s"
+            _logger.warning(what, self.source.place, str(error))
+            return None
 
 
 class _Owner:
