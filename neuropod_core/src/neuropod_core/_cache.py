@@ -334,12 +334,18 @@ def _remove_in(process: int, folder: Path) -> None:
         _remove(folder)
 
 
+def everything_in(folder: Path) -> Iterator[Path]:
+    """Give what lies below a folder, whatever vanishes meanwhile: `Path.rglob` minds before Python 3.13."""
+    for here, folders, files in os.walk(folder):
+        yield from (Path(here, name) for name in (*folders, *files))
+
+
 def _remove(folder: Path) -> None:
     import shutil
 
     if not folder.exists():
         return
-    for path in [folder, *folder.rglob("*")]:
+    for path in [folder, *everything_in(folder)]:
         if path.is_dir() and not path.is_symlink():
             with contextlib.suppress(OSError):
                 path.chmod(0o700)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from neuropod_core._cache import Cache, lock_file, read_json, remove_tree
+from neuropod_core._cache import Cache, everything_in, lock_file, read_json, remove_tree
 from neuropod_core._containers import Folder
 from neuropod_core.config import Config, Manifest
 from neuropod_core.errors import NeuropodError
@@ -174,7 +174,7 @@ class Upkeep(Cache):
 
     def _beginning(self, folder: Path) -> Beginning:
         size, _ = _measured(folder)
-        used_at = max(map(_time_of, folder.rglob("*")), default=_time_of(folder))
+        used_at = max(map(_time_of, everything_in(folder)), default=_time_of(folder))
         source = str(read_json(folder / "state.json").get("source", ""))
         return Beginning(folder, source, size, used_at, _is_held(folder.with_suffix(".lock")))
 
@@ -219,7 +219,7 @@ def _declared(content: Path) -> tuple[str, str]:
 def _measured(folder: Path) -> tuple[int, int]:
     """Give the bytes and the number of the files below."""
     sizes = []
-    for path in folder.rglob("*"):
+    for path in everything_in(folder):
         with contextlib.suppress(OSError):
             status = path.stat(follow_symlinks=False)
             sizes += [] if path.is_dir() else [status.st_size]
