@@ -25,7 +25,7 @@ KINDS = {
     np.uint8: TensorProto.UINT8,
 }
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
-needs_dlpack = pytest.mark.skipif(not has_dlpack(), reason="this onnxruntime has no DLPack")
+needs_dlpack = pytest.mark.skipif(not has_dlpack(), reason="this release of onnxruntime has no DLPack")
 
 
 @pytest.fixture

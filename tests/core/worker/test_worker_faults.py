@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -75,6 +76,30 @@ def test_a_task_that_is_cancelled_while_it_puts_keeps_its_line_until_it_is_throu
     asyncio.run(cancelled())
 
     assert model.infer(said("copy", [3.0]), timeout_s=20)["y"].tolist() == [3.0]
+
+
+@shared_memory_only("sockets have no pool")
+def test_what_befalls_a_cancelled_task_in_its_thread_is_nobodys_to_hear(load: Load) -> None:
+    model = load(slots=1, shared_memory_bytes=4 << 20)
+    hogs = [model.allocate("x", (LARGE // 2,)) for _ in range(7)]
+    heard: list[dict[str, Any]] = []
+
+    async def cancelled() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context))
+        call = asyncio.ensure_future(model.infer_async(said("copy", np.zeros(LARGE)), timeout_s=0.3))
+        while not model.stats()["running"]:  # noqa: ASYNC110 - it is no event of ours
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+
+    asyncio.run(cancelled())
+    gc.collect()
+
+    assert not heard
+    assert len(hogs) == 7
 
 
 @shared_memory_only("sockets have no pool")

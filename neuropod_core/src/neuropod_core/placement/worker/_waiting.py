@@ -36,9 +36,11 @@ class _OffTheLoop:
     async def run(self, step: Callable[[], T]) -> T:
         """Take a step; the loop goes on meanwhile."""
         self._through = False
+        working = asyncio.ensure_future(asyncio.to_thread(self._take, step))
         try:
-            return await asyncio.shield(asyncio.to_thread(self._take, step))
+            return await asyncio.shield(working)
         except asyncio.CancelledError as error:
+            working.add_done_callback(_unheard)
             with self._lock:
                 self._left = not self._through
             if self._left:
@@ -53,6 +55,12 @@ class _OffTheLoop:
                 self._through = True
             if self._left:
                 self._line.leave(self._line)
+
+
+def _unheard(working: asyncio.Task[Any]) -> None:
+    """See the error that nobody waits for: what asyncio logs of one that nobody saw keeps the inputs."""
+    if not working.cancelled():
+        working.exception()
 
 
 async def carried(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> Tensors:
