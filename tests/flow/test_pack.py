@@ -41,6 +41,13 @@ def torchscript(folder: Path) -> list[str]:
     return ["model.pt", "--problem", "problem.toml"]
 
 
+def exported(folder: Path) -> list[str]:
+    rows = {"x": {0: torch.export.Dim.DYNAMIC}}
+    program = torch.export.export(Affine(), (torch.from_numpy(X),), dynamic_shapes=rows)
+    torch.export.save(program, str(folder / "model.pt2"))
+    return ["model.pt2", "--problem", "problem.toml"]
+
+
 def saved_model(folder: Path) -> list[str]:
     module = tf.Module()
     module.w = tf.Variable(WEIGHTS)
@@ -76,8 +83,15 @@ def onnx_model(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("platform", "save"),
-    [("torchscript", torchscript), ("tensorflow", saved_model), ("tensorflow", frozen_graph), ("onnx", onnx_model)],
-    ids=["torchscript", "saved_model", "frozen_graph", "onnx"],
+    [
+        ("torchscript", torchscript),
+        ("torch_export", exported),
+        ("torch_aoti", exported),
+        ("tensorflow", saved_model),
+        ("tensorflow", frozen_graph),
+        ("onnx", onnx_model),
+    ],
+    ids=["torchscript", "torch_export", "torch_aoti", "saved_model", "frozen_graph", "onnx"],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_what_a_framework_saved_is_packaged(platform: str, save: Callable[[Path], list[str]], tmp_path: Path) -> None:
@@ -98,5 +112,5 @@ def test_what_a_framework_saved_is_packaged(platform: str, save: Callable[[Path]
     assert ran.returncode == 0, ran.stderr
     document = json.loads(ran.stdout)
     assert document["tested"]
-    with load_neuropod(f"{tmp_path / 'm.neuropod'}#sha256={document['sha256']}") as model:
+    with load_neuropod(f"{tmp_path / 'm.neuropod'}#sha256={document['sha256']}", trust="code") as model:
         np.testing.assert_allclose(model.infer({"x": X[:1]})["y"], X[:1] @ WEIGHTS)

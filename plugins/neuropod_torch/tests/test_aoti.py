@@ -85,6 +85,33 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEUROPOD_CACHE_DIR", str(tmp_path / "cache"))
 
 
+class Average(torch.nn.Module):
+    """What AOTInductor 2.13 computes rightly once, and does not write back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        self.calls.add_(1)
+        self.seen.add_((x - self.seen) / self.calls)
+        return {"average": self.seen, "calls": self.calls}
+
+
+def test_code_that_loses_what_the_model_writes_is_not_packaged(tmp_path: Path) -> None:
+    with pytest.raises(PackagingError, match="loses what the model writes to its buffers"):
+        create_torch_aoti_neuropod(
+            neuropod_path=tmp_path / "m.neuropod",
+            model_name="m",
+            problem=Problem.of({"x": "float32[3]"}, {"average": "float32[3]", "calls": "int64[]"}),
+            module=Average().eval(),
+            inductor_configs=QUICK,
+        )
+
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2, 50])
 def test_compiled_program_takes_every_size(rows: int, package: Path, net: torch.nn.Module) -> None:
     x = np.random.default_rng(rows).normal(size=(rows, 3)).astype(np.float32)

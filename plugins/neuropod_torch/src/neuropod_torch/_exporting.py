@@ -22,7 +22,7 @@ from neuropod_torch._interface import check_fit
 from neuropod_torch._quiet import quiet_torch
 from neuropod_torch._tensors import copied
 
-__all__ = ["check_sizes", "exported"]
+__all__ = ["check_sizes", "examples_for", "exported"]
 
 _REMEDY = "export it yourself and pass program=, or change what torch.export cannot follow"
 _LENGTHS = (3, 4, 5, 6, 7)  # Neighbours differ, and the product of many stays small.
@@ -42,7 +42,7 @@ def exported(
     """
     if not isinstance(module, torch.nn.Module) or isinstance(module, torch.jit.ScriptModule):
         raise PackagingError(f"module is a torch.nn.Module that is not scripted, not {type(module).__name__}")
-    examples = _examples(problem, test_data, _device_of(module))
+    examples = examples_for(problem, test_data, _device_of(module))
     args, kwargs, shapes = _arguments(module, problem, examples)
     try:
         with quiet_torch(), _evaluating(module):
@@ -77,7 +77,8 @@ def check_sizes(program: Any, problem: Problem) -> None:
 # -- examples ---------------------------------------------------------------------------------------------------------
 
 
-def _examples(problem: Problem, test_data: Mapping[str, Any] | None, device: Any) -> dict[str, torch.Tensor]:
+def examples_for(problem: Problem, test_data: Mapping[str, Any] | None, device: Any) -> dict[str, torch.Tensor]:
+    """Give an input for each of the problem: its test data, or ones; what varies has a length of two at least."""
     for spec in problem.inputs:
         if spec.dtype is DType.STRING:
             raise PackagingError("exported programs have no strings", f"inputs.{spec.name}", "use another platform")

@@ -115,8 +115,8 @@ def create_torch_aoti_neuropod(
     Raises
     ------
     PackagingError
-        If torch cannot export or compile it, it takes fewer sizes than the problem says, it cannot be written or does
-        not run; nothing is left behind.
+        If torch cannot export or compile it, it takes fewer sizes than the problem says, what it writes to its buffers
+        is lost by the compiler, it cannot be written or does not run; nothing is left behind.
 
     Examples
     --------
@@ -136,9 +136,9 @@ def create_torch_aoti_neuropod(
             _copy(Path(package_path), target)
         else:
             _compile(made, target, dict(inductor_configs or {}))
-        (package.folder / "config.json").write_text(
-            json.dumps(_record(made, package.problem), indent=4, sort_keys=True)
-        )
+        record = _record(made, package.problem)
+        _check_state(made, target, record, package.problem, arguments.get("test_input_data"))
+        (package.folder / "config.json").write_text(json.dumps(record, indent=4, sort_keys=True))
 
 
 def _check_one(**sources: object) -> None:
@@ -240,6 +240,15 @@ def _check_layout(program: Any) -> None:
         check_layout(program)
     except NeuropodError as error:
         raise PackagingError(str(error)) from error
+
+
+def _check_state(program: Any, target: Path, record: Mapping[str, Any], problem: Problem, test_data: Any) -> None:
+    """Refuse compiled code that loses what the model writes, where both can be called here."""
+    if record["keeps_state"] and record["device"] == "cpu":
+        from neuropod_torch._exported import interface_of
+        from neuropod_torch._state_check import check_state_is_kept
+
+        check_state_is_kept(program, target, interface_of(program, problem), problem, test_data)
 
 
 def _record(program: Any, problem: Problem) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class TorchExportBackend(_TorchBackend):
         devices=("cpu", "cuda"),
         options=MappingProxyType(_THREADS),
         packagers=MappingProxyType({"create_torch_export_neuropod": f"{_PACKAGERS}:create_torch_export_neuropod"}),
+        packs=MappingProxyType({"*.pt2": "create_torch_export_neuropod:program_path"}),
     )
 
     def load(self, variant: Variant, options: LoadOptions) -> Executor:
@@ -109,6 +110,7 @@ class TorchAotiBackend(_TorchBackend):
         devices=("cpu", "cuda"),
         options=MappingProxyType(_THREADS),
         packagers=MappingProxyType({"create_torch_aoti_neuropod": f"{_PACKAGERS}:create_torch_aoti_neuropod"}),
+        packs=MappingProxyType({"*.pt2": "create_torch_aoti_neuropod:program_path"}),
     )
 
     def load(self, variant: Variant, options: LoadOptions) -> Executor:
