@@ -1,7 +1,9 @@
 """Write the support table between its markers: ``python .ci/support.py README REPORT...``.
 
 A REPORT is what ``pytest -p neuropod_core.pytest_report --neuropod-report`` wrote. Suites of distributions that are not
-ours, and all but the newest Python for one release of a framework, are left out; a suite that failed is an error.
+ours, and all but the newest Python for one release of a framework, are left out; a suite that failed is an error. Where
+a framework is slow to start, most checks in workers are left to the long run, which reports them all:
+``pytest -m "long or not long" -k InWorker`` in a plugin's tests.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 OURS = {path.parent.name.replace("_", "-") for path in ROOT.glob("plugins/*/pyproject.toml")}
 PLACE = re.compile(r"(?s)(?<=<!-- support: written by nox -s support -->\n).*?(?=<!-- end of support -->)")
 HEAD = """\
-| platform | run by | checks passed | known gaps | not expressible |
-|---|---|---|---|---|
+| platform | run by | checks passed | in a worker | known gaps | not expressible |
+|---|---|---|---|---|---|
 """
 
 Suite = dict[str, Any]
@@ -34,24 +36,34 @@ def main(readme: Path, reports: list[Path]) -> None:
         sys.exit("not every check ran and passed: " + "; ".join(broken))
     if missing := OURS - {suite["distribution"] for suite in ours}:
         sys.exit(f"no report of {', '.join(sorted(missing))}; run: nox -s tests")
-    readme.write_text(PLACE.sub(lambda _: HEAD + "".join(map(row, newest(ours))), readme.read_text()))
+    in_workers: dict[tuple[str, str], int] = {}
+    for suite in ours:
+        if suite["placement"] == "worker":
+            in_workers[release(suite)] = max(len(suite["passed"]), in_workers.get(release(suite), 0))
+    rows = [row(suite, in_workers.get(release(suite), 0)) for suite in newest(ours)]
+    readme.write_text(PLACE.sub(lambda _: HEAD + "".join(rows), readme.read_text()))
+
+
+def release(suite: Suite) -> tuple[str, str]:
+    """Name the platform and the release of its framework."""
+    return suite["platform"], framework(suite)
 
 
 def newest(suites: Iterable[Suite]) -> list[Suite]:
     """Keep one suite for each release of a framework, and put the newest release of each platform first."""
-    kept = {
-        (suite["platform"], framework(suite)): suite for suite in sorted(suites, key=lambda s: numbers(s["python"]))
-    }
+    here = [suite for suite in suites if suite["placement"] == "in_process"]
+    kept = {release(suite): suite for suite in sorted(here, key=lambda s: numbers(s["python"]))}
     by_release = sorted(kept.values(), key=lambda suite: numbers(framework(suite)), reverse=True)
     return sorted(by_release, key=lambda suite: str(suite["platform"]))
 
 
-def row(suite: Suite) -> str:
+def row(suite: Suite, in_workers: int) -> str:
     """Give one line of the table."""
     python = ".".join(suite["python"].split(".")[:2])
     run_by = ", ".join(filter(None, [framework(suite), f"Python {python}"]))
     gaps, inexpressible = reasons(suite["known_gaps"]), reasons(suite["not_expressible"])
-    return f"| `{suite['platform']}` | {run_by} | {len(suite['passed'])} | {gaps} | {inexpressible} |\n"
+    counts = f"{len(suite['passed'])} | {in_workers or ''}"
+    return f"| `{suite['platform']}` | {run_by} | {counts} | {gaps} | {inexpressible} |\n"
 
 
 def framework(suite: Suite) -> str:

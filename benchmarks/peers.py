@@ -74,6 +74,7 @@ def _pipe(nbytes: int) -> Iterator[tuple[Call, Around]]:
 @contextmanager
 def _zeromq(nbytes: int) -> Iterator[tuple[Call, Around]]:
     import zmq
+    from zmq.utils.garbage import gc as holder_of_sent_messages
 
     del nbytes
     with tempfile.TemporaryDirectory(prefix="neuropod-bench-") as folder:
@@ -86,6 +87,7 @@ def _zeromq(nbytes: int) -> Iterator[tuple[Call, Around]]:
                 return np.frombuffer(client.recv(copy=False).buffer, array.dtype)
 
             yield call, nullcontext
+    holder_of_sent_messages.stop()  # A thread, begun by the first large message, which would forbid looking ever after.
 
 
 @contextmanager

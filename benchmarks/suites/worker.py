@@ -231,9 +231,17 @@ def _cost_of_waiting(lab: _Lab, effort: Effort) -> Row:
 
 def _cpu_us_a_call(model: Neuropod, callers: int, calls: int = 48) -> float:
     x = {"x": np.zeros(1024, np.float32)}
-    began = process_time()
-    _in_threads(callers, lambda: [model.infer(x) for _ in range(calls // callers)])
-    return (process_time() - began) * 1e6 / calls
+    times: list[float] = []
+    gate = threading.Barrier(callers, lambda: times.append(process_time()))  # Starting a thread is no call.
+
+    def call() -> None:
+        gate.wait()
+        for _ in range(calls // callers):
+            model.infer(x)
+        gate.wait()
+
+    _in_threads(callers, call)
+    return (times[1] - times[0]) * 1e6 / calls
 
 
 # ----------------------------------------------------------------------------------------------------- many callers

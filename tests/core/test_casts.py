@@ -223,6 +223,8 @@ def test_lists_of_an_array_give_it_back(data: st.DataObject) -> None:
     made = taken(str(TensorSpec("x", dtype, (None,) * len(shape)).notation), array.tolist())
 
     assert (made.dtype, made.shape) == (array.dtype, array.shape)
+    if dtype is DType.BFLOAT16:  # NumPy 1 does not know its NaN for one.
+        made, array = made.astype(np.float32), array.astype(np.float32)
     np.testing.assert_array_equal(made, array)
 
 

@@ -83,6 +83,7 @@ def reasons(cases: list[dict[str, str]]) -> dict[str, str]:
 def test_report_tells_what_was_checked_with_what(report: dict[str, Any]) -> None:
     assert report["suite"] == "made_suite:TestMade"
     assert (report["platform"], report["distribution"], report["version"]) == ("made", "made", "4.5")
+    assert report["placement"] == "in_process"
     assert report["contract"] == "1.0"
     assert report["framework"] == {"name": "pytest", "version": pytest.__version__}
     assert report["python"] == ".".join(map(str, sys.version_info[:3]))

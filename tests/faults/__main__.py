@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--tasks", type=int, default=4)
+    parser.add_argument("--rest", type=float, default=0.03, dest="rest_s", help="the longest rest between two calls")
     parser.add_argument("--state", type=Path, metavar="FILE", help="where to remember how far the run came")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report")
     parser.add_argument("--calls", type=int, metavar="N", help="no faults, but N calls and the memory in use meanwhile")

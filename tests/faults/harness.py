@@ -73,6 +73,7 @@ class Plan:
     replicas: int = 2
     threads: int = 4
     tasks: int = 4
+    rest_s: float = 0.03
     state: Path | None = None
 
 
@@ -83,7 +84,7 @@ def run(plan: Plan) -> dict[str, Any]:
     record = Record(state.outcomes, state.complaints, state.latest_s)
     with model_files() as package:
         before = _census()
-        load = Load(record, plan.threads, plan.tasks)
+        load = Load(record, plan.threads, plan.tasks, plan.rest_s)
 
         def start() -> Neuropod:
             return _loaded(package, plan.replicas)

@@ -118,10 +118,10 @@ class Call:
 
 
 class Load:
-    """Callers of one model: `threads` of them in threads, `tasks` in one event loop."""
+    """Callers of one model: `threads` of them in threads, `tasks` in one event loop; each rests between its calls."""
 
-    def __init__(self, record: Record, threads: int = 4, tasks: int = 4) -> None:
-        self.record, self.model = record, None
+    def __init__(self, record: Record, threads: int = 4, tasks: int = 4, rest_s: float = 0.03) -> None:
+        self.record, self.model, self._rest_s = record, None, rest_s
         self._stop, self._go = threading.Event(), threading.Event()
         self._busy, self._quiet = 0, threading.Condition()
         self.beats = dict.fromkeys([f"thread {n}" for n in range(threads)] + [f"task {n}" for n in range(tasks)], 0.0)
@@ -210,7 +210,7 @@ class Load:
                 del results
             self._look_again(held, chance)
             del call
-            time.sleep(chance.random() * 0.01)
+            time.sleep(chance.random() * self._rest_s)
 
     def _look_again(self, held: deque[tuple[Call, Tensors]], chance: random.Random) -> None:
         """Results that are kept must not change, whatever the workers do meanwhile."""
@@ -249,7 +249,7 @@ class Load:
                 self._taken(call, results, started)
                 del results
             del call, running
-            await asyncio.sleep(chance.random() * 0.01)
+            await asyncio.sleep(chance.random() * self._rest_s)
 
     # -- the verdict
 

@@ -34,7 +34,7 @@ def table() -> dict[str, set[str]]:
     assert found
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found[1].splitlines()[2:]]
     gaps: dict[str, set[str]] = {}
-    for platform, _, _, known, _ in rows:
+    for platform, _, _, _, known, _ in rows:
         gaps.setdefault(platform.strip("`"), set()).update(set() if known == "none" else known.split("; "))
     return gaps
 

@@ -5,8 +5,9 @@
     pytest -p neuropod_core.pytest_report --neuropod-report report.json
 
 It is loaded where it is named and nowhere else, so a test run that does not ask for it pays nothing. The report is one
-JSON object; its ``suites`` has one object for each subclass of `BackendTests` that ran, with lists of ``passed``,
-``failed``, ``known_gaps``, ``not_expressible`` and ``skipped`` checks. Works under pytest-xdist as well.
+JSON object; its ``suites`` has one object for each subclass of `BackendTests` that ran, with the ``placement`` of its
+models and lists of ``passed``, ``failed``, ``known_gaps``, ``not_expressible`` and ``skipped`` checks. Works under
+pytest-xdist as well.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ class ConformanceReport:
         for item in items:
             suite = getattr(item, "cls", None)
             if suite is not None and _is_suite(suite):
-                item.user_properties.append((_PROPERTY, [_title(suite), suite.platform, suite.distribution]))
+                marks = [_title(suite), suite.platform, suite.distribution, _placement(suite)]
+                item.user_properties.append((_PROPERTY, marks))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Count a result: that of the call, or of a part before or after it that went wrong."""
@@ -93,10 +95,16 @@ def _title(suite: type) -> str:
     return f"{suite.__module__}:{suite.__qualname__}"
 
 
-def _begun(title: str, served: str, distribution: str) -> dict[str, Any]:
+def _placement(suite: type) -> str:
+    placement = getattr(suite, "placement", "in_process")
+    return placement if isinstance(placement, str) else type(placement).__name__.lower()
+
+
+def _begun(title: str, served: str, distribution: str, placement: str) -> dict[str, Any]:
     return {
         "suite": title,
         "platform": served,
+        "placement": placement,
         **_subject(served, distribution),
         "core": metadata.version("neuropod-core"),
         "python": platform.python_version(),

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
@@ -28,11 +29,13 @@ from neuropod_core.errors import (
     NeuropodError,
     SharedMemoryError,
     SpecError,
+    WorkerDiedError,
     WorkerProtocolError,
 )
 from neuropod_core.placement.worker import _board as board
 from neuropod_core.placement.worker import _frames, _gate
 from neuropod_core.placement.worker._bells import Doorbell
+from neuropod_core.placement.worker._connection import OverdueError
 from neuropod_core.placement.worker._gate import Gate
 from neuropod_core.placement.worker._layouts import (
     decode_text,
@@ -42,6 +45,7 @@ from neuropod_core.placement.worker._layouts import (
 )
 from neuropod_core.placement.worker._line import SharedMemoryLine as Line
 from neuropod_core.placement.worker._memory import PAGE_BYTES, Block, Pool, create_segment
+from neuropod_core.placement.worker._spin import Spin
 from neuropod_core.placement.worker._tasks import delivered
 from neuropod_core.placement.worker._travel import error_from, facts_of
 from neuropod_core.placement.worker._trays import Tray, Written, read_places
@@ -418,11 +422,74 @@ def line() -> Iterator[tuple[Line, board.Slot, Pool]]:
     segment.close()
 
 
+def test_who_does_not_look_says_so_beforehand_and_sleeps_through_strokes_that_mean_nothing(
+    line: tuple[Line, board.Slot, Pool],
+) -> None:
+    parent, slot, _ = line
+    parent.put({"x": np.zeros(1)}, None)
+    parent.bell.ring()  # Left over.
+
+    parent.ask(looks=False)
+    assert (slot.words[board.ALONE], slot.words[board.PARENT_SLEEPS], slot.words[board.ASKED]) == (0, 1, 1)
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(parent.wait, None, looks=False)
+        parent.bell.ring()
+        with pytest.raises(NotYet):
+            waiting.result(0.05)
+        slot.words[board.ANSWERED] = 1
+        parent.bell.ring()
+        waiting.result(20)
+
+    assert not slot.words[board.PARENT_SLEEPS]
+
+
+def test_who_sleeps_hears_that_the_worker_is_gone(line: tuple[Line, board.Slot, Pool]) -> None:
+    parent, _, _ = line
+    gone = WorkerDiedError("lab", "signal 9", (), "call again")
+    parent.put({"x": np.zeros(1)}, None)
+    parent.ask(looks=False)
+
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(parent.wait, None, looks=False)
+        with pytest.raises(NotYet):
+            waiting.result(0.05)
+        parent.fail(gone)
+        assert waiting.exception(20) is gone
+    parent.ask(looks=False)
+    with pytest.raises(WorkerDiedError):
+        parent.wait(None, looks=False)  # The stroke is gone: it has to be known without.
+
+
+def test_who_sleeps_until_a_deadline_wakes_up_in_time(line: tuple[Line, board.Slot, Pool]) -> None:
+    parent, slot, _ = line
+    parent.put({"x": np.zeros(1)}, None)
+    parent.ask(looks=False)
+
+    with pytest.raises(OverdueError):
+        parent.wait(time.monotonic() + 0.02, looks=False)
+    assert not slot.words[board.PARENT_SLEEPS]
+
+
+def test_looking_in_vain_is_tried_twice_after_each_rest() -> None:
+    spin, tries = Spin(allowed=True), []
+    for _ in range(3):
+        count = 1
+        while not spin.looks():
+            pass
+        spin.miss()
+        while spin.looks():
+            spin.miss()
+            count += 1
+        tries.append(count)
+
+    assert tries == [8, 2, 2]
+
+
 def test_room_is_given_once(line: tuple[Line, board.Slot, Pool]) -> None:
     parent, slot, _ = line
     parent.put({"x": np.zeros(1)}, None)
     for _ in range(2):
-        parent.ask(spins=False)
+        parent.ask(looks=False)
         slot.words[board.STATUS], slot.words[board.RESULT_BYTES] = board.NEEDS_ROOM, 100_000
         slot.words[board.ANSWERED] = parent.call
         if not parent._gave_room:
@@ -441,7 +508,7 @@ def test_the_number_of_a_call_is_the_parents(line: tuple[Line, board.Slot, Pool]
     parent, slot, _ = line
     for _ in range(3):
         parent.put({"x": np.zeros(1)}, None)
-        parent.ask(spins=False)
+        parent.ask(looks=False)
     slot.words[board.ASKED] = asked
 
     with pytest.raises(WorkerProtocolError, match="call 3 became call"):
@@ -465,7 +532,7 @@ def test_any_words_become_results_or_an_error(line: tuple[Line, board.Slot, Pool
     outcomes = {"results": 0, "room": 0, "refused": 0}
     for call in range(1, 1500):
         parent.put({"x": np.zeros(chance.choice((1, 9000)))}, None)
-        parent.ask(spins=False)
+        parent.ask(looks=False)
         body = _written(chance, call)
         slot.result_envelope[: len(body)] = body
         slot.result_tray[: 1 << 12] = np.frombuffer(chance.randbytes(1 << 12), np.uint8)

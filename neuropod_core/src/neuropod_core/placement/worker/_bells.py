@@ -8,7 +8,7 @@ import selectors
 from contextlib import suppress
 from typing import Any, Protocol, cast
 
-_STROKE, _MOST_STROKES = b"\0", 1 << 16
+_STROKE, _MOST_STROKES = b"\0", 400
 
 IN, OUT = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
 
@@ -48,10 +48,10 @@ class SelectorPoll:
 
 
 class Doorbell:
-    """A pipe, looked at together with a deadline.
+    """A pipe, waited for by itself or together with a deadline.
 
     Not an ``eventfd``: that has one set of flags for both sides, and a worker could make its parent's ring block. Of a
-    pipe, another process is given the one end that it needs.
+    pipe, another process is given the one end that it needs. Reading blocks, ringing never does.
 
     Parameters
     ----------
@@ -63,7 +63,6 @@ class Doorbell:
     def __init__(self, *, descriptor: int = -1, ringer: int = -1) -> None:
         if descriptor < 0 and ringer < 0:
             descriptor, ringer = os.pipe()
-            os.set_blocking(descriptor, False)
             os.set_blocking(ringer, False)
         self.descriptor, self.ringer = descriptor, ringer
         self._poll = new_poll()
@@ -72,20 +71,25 @@ class Doorbell:
 
     def ring(self) -> None:
         """Wake whoever sleeps, or keep the next one awake."""
-        with suppress(OSError):  # Full: nobody can miss it. Closed: nobody is there.
+        try:  # noqa: SIM105 - a context manager costs as much as the system call
             os.write(self.ringer, _STROKE)
+        except OSError:  # Full: nobody can miss it. Closed: nobody is there.
+            pass
+
+    def wait(self) -> bool:
+        """Sleep until somebody rings, however long that takes; False if nobody is left who could."""
+        return bool(os.read(self.descriptor, _MOST_STROKES))
 
     def sleep(self, timeout_ms: float | None) -> bool:
         """Sleep until somebody rings or the time is up; tell whether somebody rang."""
         if not self._poll.poll(timeout_ms):
             return False
-        self.silence()
+        self.wait()
         return True
 
     def silence(self) -> None:
-        """Forget that somebody rang."""
-        with suppress(OSError):
-            os.read(self.descriptor, _MOST_STROKES)
+        """Forget that somebody rang, if anybody did."""
+        self.sleep(0)
 
     def __del__(self) -> None:
         # Not before everybody has let go: a number that is closed may be given to something else at once.

@@ -5,9 +5,11 @@ trays, messages (layouts and errors, as JSON) in its envelopes. ``ASKED`` and ``
 the number of a call there sees all that belongs to it. That holds where stores are seen in the order in which they were
 made (x86-64), or after the system call that a doorbell is; see `SPIN_IS_SAFE`.
 
-The side that waits writes 1 into its ``SLEEPING`` word before it goes to sleep; only then does the other one ring.
-Python has no fence between writing one word and reading another, so either side may miss the other by a moment, once:
-whoever goes to sleep looks again after `FIRST_NAP_MS`.
+The side that waits writes 1 into its ``SLEEPS`` word before it goes to sleep; only then does the other one ring. Where
+the parent does not look for an answer (``ALONE`` is 0), both write it before they hand the call over, parent before
+``ASKED`` and worker before ``ANSWERED``: the other side sees it for certain, and rings once for each call. A side that
+looked in vain says so later, and Python has no fence between writing one word and reading another, so it may be missed
+by a moment, once: it looks again after `FIRST_NAP_MS`.
 """
 
 from __future__ import annotations

@@ -175,9 +175,9 @@ class SharedMemoryDesk(Desk):
 
     def serve(self) -> None:
         """Answer calls until the process ends."""
-        words = self._words
+        words, is_announced = self._words, False
         while True:
-            self._wait()
+            self._wait(is_announced=is_announced)
             self._call = words[TAKEN] = self._call + 1
             try:
                 words[STATUS] = self._answer()
@@ -185,14 +185,20 @@ class SharedMemoryDesk(Desk):
                 self._fail(error)
             except Exception as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
                 self._fail(self._served.unforeseen(error))
+            is_announced = not words[ALONE]
+            if is_announced:
+                words[WORKER_SLEEPS] = 1
             words[ANSWERED] = self._call
             if words[PARENT_SLEEPS] or not SPIN_IS_SAFE:
                 self._ring.ring()
 
     # -- waiting
 
-    def _wait(self) -> None:
+    def _wait(self, *, is_announced: bool) -> None:
         words, call, spin = self._words, self._call + 1, self._spin
+        if is_announced:
+            self._await_ring(call)
+            return
         if words[ALONE] and (spin.steady or spin.looks()):
             for _ in LOOKS:
                 if words[ASKED] == call:
@@ -211,6 +217,16 @@ class SharedMemoryDesk(Desk):
         words[WORKER_SLEEPS] = 0
         if words[ALONE] and words[PARENT_SLEEPS]:
             self._make_way()
+
+    def _await_ring(self, call: int) -> None:
+        """Sleep until the next call; the parent knows that it has to ring."""
+        words, bell = self._words, self._bell
+        while bell.wait():
+            if words[ASKED] == call:
+                words[WORKER_SLEEPS] = 0
+                return
+        while True:  # The parent is gone: the thread that listens to it ends this process.
+            time.sleep(1)
 
     def _make_way(self) -> None:
         """Go to another CPU where the parent looked for an answer in vain: it did so on the one that this side had."""

@@ -106,13 +106,17 @@ class SharedMemoryLine(Line):
         self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None, *, spins: bool
     ) -> Tensors:
         """Put, ask, wait and take."""
-        request, words = self._request, self._words
-        if spins and self._steady and self._spin.steady and request.outputs == outputs and request.fill(inputs):  # type: ignore[union-attr]  # steady: there is one
+        request, words, spin = self._request, self._words, self._spin
+        looks = spins and (spin.steady or spin.looks())
+        if self._steady and request.outputs == outputs and request.fill(inputs):  # type: ignore[union-attr]  # steady: there is one
             # The same once more, as most calls are: what `put`, `ask`, `wait` and `take` come to, without a detour.
             if request.result_bytes > TRAY_BYTES:  # type: ignore[union-attr]  # as above
                 self._grant_again(request.result_bytes, deadline)  # type: ignore[union-attr]  # as above
             elif request.block is not None:  # type: ignore[union-attr]  # as above
                 self.used = True
+            if not looks:
+                self.ask(looks=False)
+                return self._rest_of_call(deadline, looks=False)
             self.call = call = self.call + 1
             words[ALONE], words[ASKED] = 1, call
             if words[WORKER_SLEEPS]:
@@ -120,25 +124,27 @@ class SharedMemoryLine(Line):
             foreseen = self._foreseen() if self._grant is not None else None
             for _ in LOOKS:
                 if words[ANSWERED] == call:
+                    if not spin.steady:
+                        spin.hit()
                     if foreseen is not None and foreseen[0] == words[STATUS]:
                         return self._lent(foreseen)
                     copies = self._copies.get(words[STATUS])
-                    return copies() if copies else self._rest_of_call(deadline, spins=spins)
-            self._spin.miss()
-            return self._rest_of_call(deadline, spins=False)
+                    return copies() if copies else self._rest_of_call(deadline, looks=looks)
+            spin.miss()
+            return self._rest_of_call(deadline, looks=False)
         self.put(inputs, outputs, deadline)
-        self.ask(spins=spins)
-        return self._rest_of_call(deadline, spins=spins)
+        self.ask(looks=looks)
+        return self._rest_of_call(deadline, looks=looks)
 
     async def call_async(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None) -> Tensors:
         """Put, ask, await and take."""
         return await carried(self, inputs, outputs, deadline)
 
-    def _rest_of_call(self, deadline: float | None, *, spins: bool) -> Tensors:
-        self.wait(deadline, spins=spins)
+    def _rest_of_call(self, deadline: float | None, *, looks: bool) -> Tensors:
+        self.wait(deadline, looks=looks)
         while (results := self.take(deadline)) is None:
-            self.ask(spins=spins)
-            self.wait(deadline, spins=spins)
+            self.ask(looks=looks)
+            self.wait(deadline, looks=looks)
         return results
 
     def put(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None = None) -> None:
@@ -155,18 +161,18 @@ class SharedMemoryLine(Line):
             words[GRANT_BYTES], self._granted_before = 0, None
         self._steady = self._fresh is None
 
-    def ask(self, *, spins: bool) -> None:
-        """Let the worker see the call."""
+    def ask(self, *, looks: bool) -> None:
+        """Let the worker see the call, and whether somebody looks for its answer or wants to be rung for."""
         words = self._words
         self.call = call = self.call + 1
         self._fresh = None
-        words[ALONE] = spins
+        words[ALONE], words[PARENT_SLEEPS] = looks, not looks
         words[ASKED] = call
         if words[WORKER_SLEEPS] or not SPIN_IS_SAFE:
             self._ring.ring()
 
-    def wait(self, deadline: float | None, *, spins: bool) -> None:
-        """Wait for the answer: look for a while where that pays, then sleep.
+    def wait(self, deadline: float | None, *, looks: bool) -> None:
+        """Wait for the answer: look for a while where the worker was told so, then sleep.
 
         Raises
         ------
@@ -176,16 +182,19 @@ class SharedMemoryLine(Line):
             What befell the worker, if it is gone.
         """
         words, call, spin = self._words, self.call, self._spin
-        if spins and (spin.steady or spin.looks()):
+        if looks:
             for _ in LOOKS:
                 if words[ANSWERED] == call:
                     if not spin.steady:
                         spin.hit()
                     return
             spin.miss()
-        words[PARENT_SLEEPS] = 1
         try:
-            self._sleep(deadline)
+            if words[PARENT_SLEEPS]:
+                self._await_ring(deadline)
+            else:
+                words[PARENT_SLEEPS] = 1
+                self._sleep(deadline)
         finally:
             words[PARENT_SLEEPS] = 0
 
@@ -275,12 +284,13 @@ class SharedMemoryLine(Line):
         self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
         self._words[GRANT_BYTES] = self._words[STATUS] = 0
         self._steady, self._granted_before = False, None
-        self.ask(spins=False)
+        self.ask(looks=False)
         return True
 
     def clear(self) -> None:
         """Let go of everything that the call used; the worker is done with it."""
         self._kept, self.used = None, False
+        self._words[PARENT_SLEEPS] = 0
         self._gave_room = self._refused_room = False
         if self._request is not None and self._request.held:
             self._request.held = False
@@ -409,7 +419,21 @@ class SharedMemoryLine(Line):
 
     # -- waiting
 
+    def _await_ring(self, deadline: float | None) -> None:
+        """Sleep; the worker knows that it has to ring."""
+        words, call, bell = self._words, self.call, self.bell
+        while True:
+            if self.failure is not None:
+                raise self.failure
+            if deadline is None:
+                bell.wait()
+            else:
+                bell.sleep(_left_ms(deadline))
+            if words[ANSWERED] == call:
+                return
+
     def _sleep(self, deadline: float | None) -> None:
+        """Sleep, where the worker may not have seen that somebody does."""
         nap_ms: float | None = FIRST_NAP_MS
         looked = not SPIN_IS_SAFE
         while looked or self._words[ANSWERED] != self.call:
@@ -417,9 +441,7 @@ class SharedMemoryLine(Line):
             if self.failure is not None:
                 raise self.failure
             if deadline is not None:
-                left_ms = (deadline - time.monotonic()) * 1000
-                if left_ms <= 0:
-                    raise OverdueError(0, "its answer was waited for")
+                left_ms = _left_ms(deadline)
                 nap_ms = left_ms if nap_ms is None else min(nap_ms, left_ms)
             if not self.bell.sleep(nap_ms):
                 nap_ms = None
@@ -514,3 +536,10 @@ class SharedMemoryLine(Line):
         finally:
             if lease is None:
                 self._results_shelf.put(block)
+
+
+def _left_ms(deadline: float) -> float:
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise OverdueError(0, "its answer was waited for")
+    return left_s * 1000

@@ -17,6 +17,9 @@ LOOKS = range(3500)
 """How often a word is looked at before its reader goes to sleep: 60 to 100 us."""
 
 _MISSES = 8
+_TRIES = 2
+"""How often to look in vain before the first rest, and between rests."""
+
 _SHORTEST_PAUSE = 16
 _LONGEST_PAUSE = 1024
 _CPU_FIELD = 36
@@ -97,4 +100,5 @@ class Spin:
         self.steady = False
         self._misses += 1
         if self._misses >= _MISSES:
+            self._misses = _MISSES - _TRIES  # The first one wakes the other side, which looks from then on.
             self._rest, self._pause = self._pause, min(2 * self._pause, _LONGEST_PAUSE)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.errors import SharedMemoryError
-from neuropod_core.placement.worker._board import FIRST_NAP_MS
 from neuropod_core.placement.worker._connection import LeftToThreadError, OverdueError
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ async def carried(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Na
     await _put(thread, line, inputs, outputs, deadline)
     results = None
     while results is None:
-        line.ask(spins=False)
+        line.ask(looks=False)
         await _answered(line, deadline)
         try:
             results = line.take(_NO_WAIT)
@@ -93,25 +92,29 @@ async def _put(
 
 
 async def _answered(line: SharedMemoryLine, deadline: float | None) -> None:
-    """Wait for the answer on the loop; the first nap is short, as in `SharedMemoryLine.wait`."""
+    """Wait for the answer on the loop; the worker knows that it has to ring."""
     loop = asyncio.get_running_loop()
-    rung = asyncio.Event()
-    loop.add_reader(line.bell.descriptor, rung.set)
-    line.listen()
-    nap_s: float | None = FIRST_NAP_MS / 1000
+    rung = loop.create_future()
+
+    def ring() -> None:
+        if not rung.done():
+            rung.set_result(None)
+
+    timer = None if deadline is None else loop.call_later(deadline - time.monotonic(), ring)
+    loop.add_reader(line.bell.descriptor, ring)
     try:
-        while not line.answered:
+        while True:
             if line.failure is not None:
                 raise line.failure
-            left_s = None if deadline is None else deadline - time.monotonic()
-            if left_s is not None and left_s <= 0:
-                raise OverdueError(0, "its answer was waited for")
-            try:
-                await asyncio.wait_for(rung.wait(), min((s for s in (nap_s, left_s) if s is not None), default=None))
-            except asyncio.TimeoutError:
-                nap_s = None
-            rung.clear()
+            await rung
             line.bell.silence()
+            if line.answered:
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                raise OverdueError(0, "its answer was waited for")
+            rung = loop.create_future()
     finally:
+        if timer is not None:
+            timer.cancel()
         loop.remove_reader(line.bell.descriptor)
         line.unlisten()
