@@ -196,24 +196,20 @@ class SharedMemoryDesk(Desk):
 
     def _wait(self, *, is_announced: bool) -> None:
         words, call, spin = self._words, self._call + 1, self._spin
-        if is_announced:
-            self._await_ring(call)
-            return
-        if words[ALONE] and (spin.steady or spin.looks()):
+        if not is_announced and words[ALONE] and (spin.steady or spin.looks()):
             for _ in LOOKS:
                 if words[ASKED] == call:
+                    if words[PARENT_SLEEPS]:
+                        self._make_way()
                     if not spin.steady:
                         spin.hit()
                         self._passed_over = 0
                     return
             spin.miss()
-        words[WORKER_SLEEPS] = 1
-        nap_ms: float | None = FIRST_NAP_MS
-        looked = not SPIN_IS_SAFE
-        while looked or words[ASKED] != call:
-            looked = False
-            if not self._bell.sleep(nap_ms):
-                nap_ms = None
+        if is_announced:
+            self._await_ring(call)
+        else:
+            self._sleep(call)
         words[WORKER_SLEEPS] = 0
         if words[ALONE] and words[PARENT_SLEEPS]:
             self._make_way()
@@ -223,10 +219,20 @@ class SharedMemoryDesk(Desk):
         words, bell = self._words, self._bell
         while bell.wait():
             if words[ASKED] == call:
-                words[WORKER_SLEEPS] = 0
                 return
         while True:  # The parent is gone: the thread that listens to it ends this process.
             time.sleep(1)
+
+    def _sleep(self, call: int) -> None:
+        """Sleep until the next call, where the parent may not have seen that somebody does."""
+        words = self._words
+        nap_ms: float | None = FIRST_NAP_MS
+        words[WORKER_SLEEPS] = 1
+        looked = not SPIN_IS_SAFE
+        while looked or words[ASKED] != call:
+            looked = False
+            if not self._bell.sleep(nap_ms):
+                nap_ms = None
 
     def _make_way(self) -> None:
         """Go to another CPU where the parent looked for an answer in vain: it did so on the one that this side had."""
