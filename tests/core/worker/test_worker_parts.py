@@ -492,7 +492,7 @@ def test_room_is_given_once(line: tuple[Line, board.Slot, Pool]) -> None:
         parent.ask(looks=False)
         slot.words[board.STATUS], slot.words[board.RESULT_BYTES] = board.NEEDS_ROOM, 100_000
         slot.words[board.ANSWERED] = parent.call
-        if not parent._gave_room:
+        if not parent._results._gave_room:
             assert parent.take() is None
 
     with pytest.raises(WorkerProtocolError, match="needs room again"):

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
-
-from numpy import ndarray
 
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.errors import InferenceError, NeuropodError, WorkerProtocolError
@@ -20,25 +17,14 @@ from neuropod_core.placement.worker._board import (
     ASKED,
     BLOCK_OFFSET,
     BLOCK_SEGMENT,
-    DONE,
-    FAILED,
     FIRST_NAP_MS,
     GO_ON,
-    GRANT_BYTES,
-    GRANT_OFFSET,
-    GRANT_SEGMENT,
     IN_TRAY,
-    KNOWN_IN_GRANT,
-    KNOWN_IN_TRAY,
     LAYOUT,
     MESSAGE_BYTES,
     NEEDS_ROOM,
     PARENT_SLEEPS,
     PLACES,
-    RESULT_BYTES,
-    RESULT_IN_TRAY,
-    RESULT_LAYOUT,
-    RESULT_MESSAGE_BYTES,
     SPIN_IS_SAFE,
     STATUS,
     TAKEN,
@@ -47,22 +33,16 @@ from neuropod_core.placement.worker._board import (
     Slot,
 )
 from neuropod_core.placement.worker._connection import Line, OverdueError
-from neuropod_core.placement.worker._frames import parsed
-from neuropod_core.placement.worker._known import Answer, Request, read_results
-from neuropod_core.placement.worker._layouts import Layout, layout_from_json, layout_of, plain
-from neuropod_core.placement.worker._memory import Block, BlockArray, Lease, Pool, Segment
+from neuropod_core.placement.worker._known import Request
+from neuropod_core.placement.worker._layouts import Layout, layout_of, plain
+from neuropod_core.placement.worker._memory import Block, Pool, Segment
+from neuropod_core.placement.worker._results import MOST_LAYOUTS, Results
 from neuropod_core.placement.worker._spin import LOOKS, Spin
-from neuropod_core.placement.worker._travel import error_from
-from neuropod_core.placement.worker._trays import Where, Written, read_places
+from neuropod_core.placement.worker._trays import Where, Written
 from neuropod_core.placement.worker._waiting import carried
 
 if TYPE_CHECKING:
     from neuropod_core.backend import Array
-
-_MOST_LAYOUTS = 256
-
-
-_Foreseen = tuple[int, BlockArray, Tensors]
 
 
 class SharedMemoryLine(Line):
@@ -88,14 +68,8 @@ class SharedMemoryLine(Line):
         self._steady = False  # Whether the words say already what the next call of the same layout says.
         self._request: Request | None = None
         self._requests: dict[Any, Request] = {}
-        self._answers: dict[int, Answer] = {}
-        self._copies: dict[int, Callable[[], Tensors]] = {}  # By the status that says: in the tray, as known.
-        self._expected: tuple[int, Answer] | None = None  # Results that lay in a grant, with the status that said so.
         self._blocks: list[Block] = []
-        self._grant: Block | None = None
-        self._granted_before: Block | None = None
-        self._shelf, self._results_shelf = pool.shelf(), pool.shelf()
-        self._gave_room = self._refused_room = False
+        self._shelf, self._results = pool.shelf(), Results(slot, pool, self._allocated)
         self._kept: object = None
         self._fresh: object = None  # Key of a layout that the worker has not been asked with yet.
         self._numbers = count(1)
@@ -106,12 +80,13 @@ class SharedMemoryLine(Line):
         self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None, *, spins: bool
     ) -> Tensors:
         """Put, ask, wait and take."""
-        request, words, spin = self._request, self._words, self._spin
+        request, words, spin, results = self._request, self._words, self._spin, self._results
         looks = spins and (spin.steady or spin.looks())
         if self._steady and request.outputs == outputs and request.fill(inputs):  # type: ignore[union-attr]  # steady: there is one
             # The same once more, as most calls are: what `put`, `ask`, `wait` and `take` come to, without a detour.
             if request.result_bytes > TRAY_BYTES:  # type: ignore[union-attr]  # as above
-                self._grant_again(request.result_bytes, deadline)  # type: ignore[union-attr]  # as above
+                self.used = True
+                results.grant_again(request.result_bytes, deadline)  # type: ignore[union-attr]  # as above
             elif request.block is not None:  # type: ignore[union-attr]  # as above
                 self.used = True
             if not looks:
@@ -121,14 +96,14 @@ class SharedMemoryLine(Line):
             words[ALONE], words[ASKED] = 1, call
             if words[WORKER_SLEEPS]:
                 self._ring.ring()
-            foreseen = self._foreseen() if self._grant is not None else None
+            foreseen = results.foreseen() if results.grant is not None else None
             for _ in LOOKS:
                 if words[ANSWERED] == call:
                     if not spin.steady:
                         spin.hit()
                     if foreseen is not None and foreseen[0] == words[STATUS]:
-                        return self._lent(foreseen)
-                    copies = self._copies.get(words[STATUS])
+                        return results.lent(foreseen)
+                    copies = results.known.get(words[STATUS])
                     return copies() if copies else self._rest_of_call(deadline, looks=looks)
             spin.miss()
             return self._rest_of_call(deadline, looks=False)
@@ -155,10 +130,12 @@ class SharedMemoryLine(Line):
             words[LAYOUT], words[MESSAGE_BYTES] = request.number, 0
         else:
             request = self._request = self._put_anew(plain(inputs), outputs, deadline)
+        self._results.request = request
         if request.result_bytes > TRAY_BYTES:
-            self._grant_again(request.result_bytes, deadline)
+            self.used = True
+            self._results.grant_again(request.result_bytes, deadline)
         else:
-            words[GRANT_BYTES], self._granted_before = 0, None
+            self._results.grant_none()
         self._steady = self._fresh is None
 
     def ask(self, *, looks: bool) -> None:
@@ -216,28 +193,12 @@ class SharedMemoryLine(Line):
         NeuropodError
             What the worker raised; a `WorkerProtocolError` if what it says cannot be.
         """
-        words = self._words
-        status = words[STATUS]
-        if (copies := self._copies.get(status)) is not None:
-            return copies()
-        if status == DONE:
-            return self._results()
-        if status & KNOWN_IN_GRANT:
-            answer = self._answers.get(status >> KNOWN_IN_TRAY)
-            if answer is not None:
-                return self._granted_results(answer)
-        if status == FAILED:
-            raise error_from(parsed(self._message()))
-        if status != NEEDS_ROOM:
-            raise WorkerProtocolError(f"an answer has no status {status}")
-        if self._gave_room:
-            raise WorkerProtocolError("a worker that was given room needs room again")
-        words[LAYOUT], words[MESSAGE_BYTES] = GO_ON, 0
-        self._steady, self.used, self._granted_before = False, True, None
-        self._take_back_grant()
-        self._grant_room(words[RESULT_BYTES], deadline)
-        self._gave_room = True
-        return None
+        results = self._results.take()
+        if results is None:
+            self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
+            self._steady, self.used = False, True
+            self._results.give_room(deadline)
+        return results
 
     @property
     def descriptor(self) -> int:
@@ -269,21 +230,16 @@ class SharedMemoryLine(Line):
             self.call = asked  # Interrupted before the worker saw it.
         if not self.answered or self.refuse_room():
             return False
-        words = self._words
-        if words[STATUS] == DONE and words[RESULT_MESSAGE_BYTES]:  # The worker will not say it again.
-            self._introduced_answer(words[RESULT_LAYOUT])
+        self._results.note_what_is_said_once()
         return True
 
     def refuse_room(self) -> bool:
         """Where the worker waits for room, let it drop the results; tell whether there is something to wait for."""
         if self._words[STATUS] != NEEDS_ROOM:
             return False
-        if self._refused_room:
-            raise WorkerProtocolError("a worker that was refused room needs room again")
-        self._refused_room = True
+        self._results.refuse_room()
         self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
-        self._words[GRANT_BYTES] = self._words[STATUS] = 0
-        self._steady, self._granted_before = False, None
+        self._steady = False
         self.ask(looks=False)
         return True
 
@@ -291,7 +247,6 @@ class SharedMemoryLine(Line):
         """Let go of everything that the call used; the worker is done with it."""
         self._kept, self.used = None, False
         self._words[PARENT_SLEEPS] = 0
-        self._gave_room = self._refused_room = False
         if self._request is not None and self._request.held:
             self._request.held = False
             self._shelf.put(self._request.block)  # type: ignore[arg-type]  # held: there is one
@@ -302,8 +257,7 @@ class SharedMemoryLine(Line):
             for block in self._blocks:
                 self._pool.give_back(block)
             self._blocks.clear()
-        if self._grant is not None:
-            self._take_back_grant()
+        self._results.clear()
 
     def fail(self, error: NeuropodError) -> None:
         """Wake whoever waits here."""
@@ -312,8 +266,8 @@ class SharedMemoryLine(Line):
 
     def close(self) -> None:
         """Give back what is kept for the next call."""
-        for shelf in (self._shelf, self._results_shelf):
-            self._pool.retire(shelf)
+        self._pool.retire(self._shelf)
+        self._results.close()
 
     # -- putting
 
@@ -363,7 +317,7 @@ class SharedMemoryLine(Line):
         """Tell the worker about a layout that it does not know."""
         if len(layout.places) > self.slot.shape.located:
             raise InferenceError(f"a call of {len(layout.places)} tensors is more than the problem has")
-        forget = len(self._requests) > _MOST_LAYOUTS
+        forget = len(self._requests) > MOST_LAYOUTS
         if forget:
             self._requests.clear()
         message = {"inputs": layout.to_json(), "outputs": None if outputs is None else list(outputs), "forget": forget}
@@ -382,31 +336,6 @@ class SharedMemoryLine(Line):
         self._blocks.append(block)
         self._words[BLOCK_SEGMENT], self._words[BLOCK_OFFSET] = block.segment.number, block.offset
         return block.segment.bytes[block.offset : block.offset + block.nbytes]
-
-    def _grant_again(self, nbytes: int, deadline: float | None) -> None:
-        """Grant as much room as the same call needed before; most often the caller has dropped what lay there."""
-        self.used = True
-        block = self._results_shelf.take(nbytes)
-        if block is None:
-            self._grant_room(nbytes, deadline)
-        else:
-            self._grant = block
-            if block is not self._granted_before:
-                self._name_grant(block)
-
-    def _grant_room(self, nbytes: int, deadline: float | None) -> None:
-        block = self._grant = self._allocated(nbytes, deadline)
-        self._name_grant(block)
-
-    def _name_grant(self, block: Block) -> None:
-        words, self._granted_before = self._words, block
-        words[GRANT_SEGMENT], words[GRANT_OFFSET] = block.segment.number, block.offset
-        words[GRANT_BYTES] = block.nbytes
-
-    def _take_back_grant(self) -> None:
-        grant, self._grant = self._grant, None
-        if grant is not None:
-            self._results_shelf.put(grant)
 
     def _allocated(self, nbytes: int, deadline: float | None) -> Block:
         block = self._pool.allocate(nbytes, deadline)
@@ -445,97 +374,6 @@ class SharedMemoryLine(Line):
                 nap_ms = left_ms if nap_ms is None else min(nap_ms, left_ms)
             if not self.bell.sleep(nap_ms):
                 nap_ms = None
-
-    # -- taking
-
-    def _message(self) -> bytes:
-        length = self._words[RESULT_MESSAGE_BYTES]
-        if length > len(self.slot.result_envelope):
-            raise WorkerProtocolError(f"a message of {length} bytes does not fit its envelope")
-        return bytes(self.slot.result_envelope[:length])
-
-    def _results(self) -> Tensors:
-        words = self._words
-        answer = None if words[RESULT_MESSAGE_BYTES] else self._answers.get(words[RESULT_LAYOUT])
-        if answer is None:
-            answer = self._introduced_answer(words[RESULT_LAYOUT])
-        if words[RESULT_IN_TRAY]:
-            if answer.tray is not None:
-                return answer.tray.copies()
-            return read_results(answer.layout, self.slot.result_tray, self._placed(answer.layout, TRAY_BYTES))
-        return self._granted_results(answer, words[RESULT_LAYOUT])
-
-    def _introduced_answer(self, number: int) -> Answer:
-        message = parsed(self._message())
-        if message.get("forget") is True:
-            self._answers.clear()
-            self._copies.clear()
-        if len(self._answers) > 2 * _MOST_LAYOUTS:
-            raise WorkerProtocolError("there are too many layouts of results")
-        answer = Answer(layout_from_json(message.get("results")), self.slot.result_tray)
-        if len(answer.layout.places) > self.slot.shape.located:
-            raise WorkerProtocolError(f"{len(answer.layout.places)} results are more than there can be")
-        self._answers[number], self._expected = answer, None
-        if answer.tray is not None:
-            self._copies[number << KNOWN_IN_TRAY] = answer.tray.copies
-        return answer
-
-    def _placed(self, layout: Layout, room: int) -> Where:
-        first = self.slot.shape.result_places
-        if layout.nbytes > room:
-            raise WorkerProtocolError(f"results of {layout.nbytes} bytes do not lie in {room}")
-        where = {} if layout.fixed else read_places(layout, self._words, first, lambda _: room)
-        for place in layout.places:
-            if place.located and not place.is_text and where[place.name][1] % place.dtype.itemsize:
-                raise WorkerProtocolError(f"result {place.name!r} does not begin where its type may")
-        if self._request is not None:
-            self._request.result_bytes = max([layout.nbytes, *(spot[1] + spot[2] for spot in where.values())])
-        return where
-
-    def _foreseen(self) -> _Foreseen | None:
-        """While the worker computes, make the arrays that it will answer with if it answers as it did before."""
-        block, expected = self._grant, self._expected
-        if expected is None or block is None or not block.lent or expected[1].end > block.nbytes:
-            return None
-        owner = block.segment.bytes[block.offset : block.offset + block.nbytes].view(BlockArray)
-        owner.lease = None  # The line's own, until the answer is there.
-        spots = expected[1].spots
-        return expected[0], owner, {name: ndarray(shape, dtype, owner, offset) for name, shape, dtype, offset in spots}
-
-    def _lent(self, foreseen: _Foreseen) -> Tensors:
-        _, owner, results = foreseen
-        owner.lease, self._grant = Lease(self._results_shelf, self._grant), None  # type: ignore[arg-type]  # foreseen
-        return results
-
-    def _lent_again(self, answer: Answer) -> Tensors:
-        """Lend results that lie where those of the last call lay."""
-        block, self._grant = self._grant, None
-        if block is None or answer.end > block.nbytes:
-            raise WorkerProtocolError("results lie in a place that was not granted")
-        if not block.lent:
-            self._grant = block
-            return self._granted_results(answer)
-        owner = block.segment.bytes[block.offset : block.offset + block.nbytes].view(BlockArray)
-        owner.lease = Lease(self._results_shelf, block)
-        return {name: ndarray(shape, dtype, owner, offset) for name, shape, dtype, offset in answer.spots}
-
-    def _granted_results(self, answer: Answer, number: int = 0) -> Tensors:
-        layout = answer.layout
-        block, self._grant = self._grant, None
-        if block is None:
-            raise WorkerProtocolError("results lie in a place that was not granted")
-        lends = 4 * layout.content_bytes >= block.nbytes and not self._pool.is_crowded_by(block)
-        lease = self._pool.lend(block, self._results_shelf) if lends else None
-        try:
-            where = self._placed(layout, block.nbytes)
-            if lends and number and answer.remember(where):
-                status = (number << KNOWN_IN_TRAY) + KNOWN_IN_GRANT
-                self._copies[status], self._expected = partial(self._lent_again, answer), (status, answer)
-            memory = lease.owner() if lease else block.segment.bytes[block.offset : block.offset + block.nbytes]
-            return read_results(layout, memory, where, lends=lends)
-        finally:
-            if lease is None:
-                self._results_shelf.put(block)
 
 
 def _left_ms(deadline: float) -> float:
