@@ -117,13 +117,11 @@ def _survives(text: str) -> Fault:
 
 
 def _full_pool(stage: Stage, chance: random.Random) -> float | None:
-    hogs = []
+    executor: Any = stage.model._executor
+    pool, hogs = executor._transport.pool, []
     with suppress(SharedMemoryError):
-        for _ in range(64):
-            memory: Any = stage.model.stats()["shared_memory_bytes"]
-            if memory["used"] + (4 << 20) > memory["limit"]:
-                break
-            hogs.append(stage.model.allocate("x", (1 << 19,)))
+        while True:  # Until there is no room: callers take their part meanwhile, and nobody is waited for.
+            hogs.append(pool.lend(pool.allocate(4 << 20, time.monotonic())))
     time.sleep(0.05 + chance.random() * 0.3)
     hogs.clear()
     return None
