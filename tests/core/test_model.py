@@ -15,6 +15,7 @@ from neuropod_core import (
     InferenceError,
     ModelClosedError,
     Names,
+    Neuropod,
     OptionError,
     PackageError,
     PackageIntegrityError,
@@ -128,6 +129,37 @@ def test_closing_frees_the_executor_and_is_harmless_again(path: Path, calc: Any,
     assert executor() is None
     with pytest.raises(ModelClosedError, match="the model is closed; load it again"):
         model.infer({"x": x, "y": x})
+
+
+@pytest.fixture
+def stuck(path: Path, calc: Any, monkeypatch: pytest.MonkeyPatch) -> Neuropod:
+    """Load a model whose backend fails to let it go."""
+    model = load_neuropod(path)
+
+    def close() -> None:
+        raise ValueError("the device is gone")
+
+    monkeypatch.setattr(calc.executors[-1], "close", close)
+    return model
+
+
+def test_a_backend_that_fails_to_close_says_so_in_our_words(stuck: Neuropod) -> None:
+    with pytest.raises(InferenceError, match="calc backend raised ValueError: the device is gone") as raised:
+        stuck.close()
+
+    assert isinstance(raised.value.__cause__, ValueError)
+    stuck.close()
+    with pytest.raises(ModelClosedError):
+        stuck.infer({})
+
+
+def test_a_backend_that_fails_to_close_hides_no_error_of_the_block(
+    stuck: Neuropod, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(KeyError, match="mine"), stuck:
+        raise KeyError("mine")
+
+    assert "could not be closed" in caplog.text
 
 
 def test_a_model_that_is_dropped_is_freed_at_once(path: Path, calc: Any) -> None:

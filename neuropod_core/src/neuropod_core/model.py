@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["Neuropod"]
+
+_logger = logging.getLogger("neuropod")
 
 
 class Neuropod:
@@ -282,20 +285,33 @@ class Neuropod:
         return compare(self.infer(packaged.inputs, tuple(packaged.outputs) or None), packaged.outputs)
 
     def close(self) -> None:
-        """Free the model and what it holds; again is harmless.
+        """Free the model and what it holds; again is harmless. A call that runs in another thread ends or raises.
 
-        Calls that run in other threads must have ended.
+        Raises
+        ------
+        InferenceError
+            If the backend fails; the model is closed all the same.
         """
         with self._closing:
             executor, self._executor = self._executor, _CLOSED
             self._call = _closed_call
-            executor.close()
+            try:
+                executor.close()
+            except NeuropodError:
+                raise
+            except Exception as error:
+                raise self._unforeseen(error) from error
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        try:
+            self.close()
+        except NeuropodError:
+            if error is None:
+                raise
+            _logger.warning("%s could not be closed", self.name, exc_info=True)  # What ended the block matters more.
 
     def __repr__(self) -> str:
         return f"<Neuropod {self.name!r} ({self.platform}) {self.problem}>"
