@@ -14,7 +14,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from neuropod_core import InterpreterError, Neuropod, Problem, TrustError, Worker, load_neuropod, sandbox
+from neuropod_core import (
+    FrameworkNotFoundError,
+    InterpreterError,
+    Neuropod,
+    Problem,
+    TrustError,
+    Worker,
+    load_neuropod,
+    sandbox,
+)
 from neuropod_core.packagers import create_onnx_neuropod, create_python_neuropod, create_tensorflow_neuropod
 
 uv = pytest.importorskip("uv")
@@ -92,10 +101,21 @@ def test_runtimes_and_pythons_of_several_ages_run_side_by_side(
 
 
 def test_an_environment_without_the_framework_is_told_so(package: Path, environment: MakeEnvironment) -> None:
-    with pytest.raises(Exception, match="needs onnxruntime") as raised:
+    with pytest.raises(FrameworkNotFoundError, match="needs onnxruntime"):
         load_neuropod(package, placement=Worker(environment=environment("3.12", "numpy==2.1.3")))
 
-    assert type(raised.value).__name__ == "FrameworkNotFoundError"
+
+def test_what_is_installed_meanwhile_is_found(
+    package: Path, environment: MakeEnvironment, models: list[Neuropod]
+) -> None:
+    folder = environment("3.12", "numpy==2.1.3", "packaging")  # An environment of its own: it is changed.
+    with pytest.raises(FrameworkNotFoundError):
+        load_neuropod(package, placement=Worker(environment=folder))
+
+    uv_run("pip", "install", "--python", folder, "onnxruntime==1.20.1")
+    models.append(load_neuropod(package, placement=Worker(environment=folder)))
+
+    assert models[0].framework_version == "1.20.1"
 
 
 def test_an_environment_without_numpy_is_told_so(package: Path, environment: MakeEnvironment) -> None:

@@ -70,7 +70,8 @@ def home_for(environment: str | Path, package: Package, distribution: str | None
     folders = dict.fromkeys(str(path) for each in (lent, *mine) for path in each.paths)
     readable = [str(path) for each in (lent, *mine) for path in each.targets]
     readable += [str(python.prefix), str(python.base_prefix)]
-    return Home(str(python.executable), tuple(folders), caged, tuple(readable), (keep, lent, *mine))
+    installed = tuple(sorted(python.distributions.items()))
+    return Home(str(python.executable), tuple(folders), caged, tuple(readable), installed, (keep, lent, *mine))
 
 
 def foreign_backend(home: Home, platform: str, distribution: str | None) -> ForeignBackend:

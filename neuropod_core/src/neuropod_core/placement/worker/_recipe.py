@@ -29,6 +29,8 @@ class Home:
         Whether it runs in a sandbox.
     readable
         What it may read there beside its own installation.
+    installed
+        The distributions of another environment with their versions: with others, it is another home.
     keep
         Whatever must live as long as the worker does.
     """
@@ -37,6 +39,7 @@ class Home:
     lent: tuple[str, ...] = ()
     caged: bool = False
     readable: tuple[str, ...] = ()
+    installed: tuple[tuple[str, str], ...] = ()
     keep: object = field(default=None, compare=False)
 
 
