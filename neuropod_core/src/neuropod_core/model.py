@@ -12,12 +12,12 @@ import numpy as np
 
 from neuropod_core import plugins
 from neuropod_core._comparison import compare
+from neuropod_core._unchecked import check_of_some, unchecked_call, unchecked_inputs
 from neuropod_core.backend import Array, Executor, Names, NativeTensors, Tensors
 from neuropod_core.checks import (
     Casts,
     InputCheck,
     OutputCheck,
-    Sizes,
     checked_call,
     input_check,
     native_input_check,
@@ -77,10 +77,10 @@ class Neuropod:
         self._closing = threading.Lock()
         self._checks, self._cast = checks, cast
         takes_native = executor.takes_native
-        self._check_inputs = input_check(self.problem, cast, takes_native=takes_native) if checks else _unchecked_inputs
-        call = partial(checked_call, self.problem, cast=cast, takes_native=takes_native) if checks else _unchecked_call
+        self._check_inputs = input_check(self.problem, cast, takes_native=takes_native) if checks else unchecked_inputs
+        call = partial(checked_call, self.problem, cast=cast, takes_native=takes_native) if checks else unchecked_call
         self._call = call(executor.infer)
-        self._check_some = lru_cache(maxsize=64)(partial(_check_of_some, self.problem, output_check, checks=checks))
+        self._check_some = lru_cache(maxsize=64)(partial(check_of_some, self.problem, output_check, checks=checks))
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -328,8 +328,8 @@ class Neuropod:
     @cached_property
     def _native_checks(self) -> tuple[InputCheck, Callable[[tuple[str, ...] | None], OutputCheck]]:
         """Made when first needed: most models give arrays for all of their life."""
-        inputs = native_input_check(self.problem, self._cast) if self._checks else _unchecked_inputs
-        of_some = partial(_check_of_some, self.problem, native_output_check, checks=self._checks)
+        inputs = native_input_check(self.problem, self._cast) if self._checks else unchecked_inputs
+        of_some = partial(check_of_some, self.problem, native_output_check, checks=self._checks)
         return inputs, lru_cache(maxsize=64)(of_some)
 
     def _asked(self, outputs: Names) -> tuple[Names, OutputCheck]:
@@ -368,36 +368,6 @@ def _names(outputs: object) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise TensorMismatchError("outputs", "a sequence of names", shown(outputs), "pass a list of names")
     return cast("tuple[str, ...]", names)
-
-
-def _unchecked_inputs(inputs: Mapping[str, Any]) -> tuple[Tensors, Sizes]:
-    return dict(inputs), ()
-
-
-def _unchecked_call(execute: Callable[[Tensors], Tensors]) -> Callable[[Mapping[str, Any]], Tensors]:
-    return lambda inputs: dict(execute(dict(inputs)))
-
-
-def _unchecked_outputs(results: Mapping[str, Any], _: Sizes) -> Tensors:
-    return dict(results)
-
-
-def _check_of_some(
-    problem: Problem, made: Callable[..., OutputCheck], names: tuple[str, ...] | None, *, checks: bool
-) -> OutputCheck:
-    if checks:
-        return made(problem, names)
-    return _unchecked_outputs if names is None else _Only(names)
-
-
-class _Only:
-    """Stands in for the check of some outputs where checks are off: keeps those that were asked for."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-
-    def __call__(self, results: Mapping[str, Any], _: Sizes) -> Tensors:
-        return {name: results[name] for name in self._names}
 
 
 def _zeros(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> Tensors:
