@@ -51,7 +51,8 @@ class Doorbell:
     """A pipe, waited for by itself or together with a deadline.
 
     Not an ``eventfd``: that has one set of flags for both sides, and a worker could make its parent's ring block. Of a
-    pipe, another process is given the one end that it needs. Reading blocks, ringing never does.
+    pipe, another process is given the one end that it needs; and whoever made the pipe uses neither the flags of an end
+    that it gives away nor those of a blocking one where it must not block, since another process may empty the pipe.
 
     Parameters
     ----------
@@ -61,9 +62,14 @@ class Doorbell:
     """
 
     def __init__(self, *, descriptor: int = -1, ringer: int = -1) -> None:
+        self._own_ringer = self._patient = -1
         if descriptor < 0 and ringer < 0:
             descriptor, ringer = os.pipe()
+            os.set_blocking(descriptor, False)
             os.set_blocking(ringer, False)
+            self._patient = _opened_again(descriptor, os.O_RDONLY)
+        elif descriptor >= 0:
+            os.set_blocking(descriptor, True)  # Nobody else reads here, whatever its maker thought of it.
         self.descriptor, self.ringer = descriptor, ringer
         self._poll = new_poll()
         if descriptor >= 0:
@@ -72,31 +78,58 @@ class Doorbell:
     def ring(self) -> None:
         """Wake whoever sleeps, or keep the next one awake."""
         try:  # noqa: SIM105 - a context manager costs as much as the system call
-            os.write(self.ringer, _STROKE)
+            os.write(self.ringer if self._own_ringer < 0 else self._own_ringer, _STROKE)
         except OSError:  # Full: nobody can miss it. Closed: nobody is there.
             pass
 
     def wait(self) -> bool:
         """Sleep until somebody rings, however long that takes; False if nobody is left who could."""
-        return bool(os.read(self.descriptor, _MOST_STROKES))
+        if self._patient >= 0:
+            return bool(os.read(self._patient, _MOST_STROKES))
+        return self.sleep(None) if self.ringer >= 0 else bool(os.read(self.descriptor, _MOST_STROKES))
 
     def sleep(self, timeout_ms: float | None) -> bool:
         """Sleep until somebody rings or the time is up; tell whether somebody rang."""
         if not self._poll.poll(timeout_ms):
             return False
-        self.wait()
+        self.silence()
         return True
 
     def silence(self) -> None:
-        """Forget that somebody rang, if anybody did."""
-        self.sleep(0)
+        """Forget that somebody rang."""
+        with suppress(OSError):
+            os.read(self.descriptor, _MOST_STROKES)
+
+    def give_away_ringer(self) -> None:
+        """Keep an end for ringing whose flags are this process's own; the other one was sent."""
+        self._own_ringer = _opened_again(self.ringer, os.O_WRONLY | os.O_NONBLOCK)
+        if self._own_ringer >= 0:
+            os.close(self.ringer)
+            self.ringer = -1
+
+    def give_away_descriptor(self) -> None:
+        """Keep the end for ringing only; the other one was sent."""
+        self._poll.unregister(self.descriptor)
+        ends = self.descriptor, self._patient
+        self.descriptor = self._patient = -1
+        for end in ends:
+            if end >= 0:
+                os.close(end)
 
     def __del__(self) -> None:
         # Not before everybody has let go: a number that is closed may be given to something else at once.
-        for end in (getattr(self, "descriptor", -1), getattr(self, "ringer", -1)):
+        names = ("descriptor", "ringer", "_own_ringer", "_patient")
+        for end in (getattr(self, name, -1) for name in names):
             with suppress(OSError):
                 if end >= 0:
                     os.close(end)
+
+
+def _opened_again(descriptor: int, flags: int) -> int:
+    """Give another descriptor of a pipe, with flags of its own; -1 where the system has no way to."""
+    with suppress(OSError):
+        return os.open(f"/proc/self/fd/{descriptor}", flags | os.O_CLOEXEC)
+    return -1
 
 
 def new_poll() -> Poll:

@@ -44,9 +44,10 @@ class Request:
                 if mine is not None:
                     shelf.put(mine)
                 return False
+            self.held = True  # Before anything can interrupt: whoever clears the call then gives it back.
             if tray.fill(inputs):
-                self.held = True
                 return True
+            self.held = False
             shelf.put(block)
             return False
 

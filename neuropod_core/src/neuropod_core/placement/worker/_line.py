@@ -19,6 +19,7 @@ from neuropod_core.placement.worker._board import (
     BLOCK_SEGMENT,
     FIRST_NAP_MS,
     GO_ON,
+    GRANT_BYTES,
     IN_TRAY,
     LAYOUT,
     MESSAGE_BYTES,
@@ -43,6 +44,10 @@ from neuropod_core.placement.worker._waiting import carried
 
 if TYPE_CHECKING:
     from neuropod_core.backend import Array
+
+
+_LONGEST_SLEEP_S = 1e6
+"""What `poll` takes at a time, whatever the deadline."""
 
 
 class SharedMemoryLine(Line):
@@ -194,6 +199,8 @@ class SharedMemoryLine(Line):
             What the worker raised; a `WorkerProtocolError` if what it says cannot be.
         """
         results = self._results.take()
+        if self._words[GRANT_BYTES] and self._request is not None and self._request.result_bytes <= TRAY_BYTES:
+            self._steady = False  # What was granted is taken back, and must not be granted with the next call.
         if results is None:
             self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
             self._steady, self.used = False, True
@@ -212,6 +219,7 @@ class SharedMemoryLine(Line):
     def listen(self) -> None:
         """Have the bell rung when the answer comes, with nobody waiting here."""
         self._words[PARENT_SLEEPS] = 1
+        self._ring.ring()  # Whoever was interrupted may have asked and not rung.
 
     def unlisten(self) -> None:
         """Take `listen` back."""
@@ -380,4 +388,4 @@ def _left_ms(deadline: float) -> float:
     left_s = deadline - time.monotonic()
     if left_s <= 0:
         raise OverdueError(0, "its answer was waited for")
-    return left_s * 1000
+    return min(left_s, _LONGEST_SLEEP_S) * 1000

@@ -216,7 +216,8 @@ class Results:
     def lent(self, foreseen: Foreseen) -> Tensors:
         """Give what was foreseen, now that the answer is there."""
         _, owner, results = foreseen
-        owner.lease, self.grant = Lease(self._shelf, self.grant), None  # type: ignore[arg-type]  # foreseen
+        grant, self.grant = self.grant, None  # First: who is interrupted must not find it twice.
+        owner.lease = Lease(self._shelf, grant)  # type: ignore[arg-type]  # foreseen: there is one
         return results
 
     def _lent_again(self, answer: Answer) -> Tensors:

@@ -69,6 +69,9 @@ class SharedMemoryConnection(Connection):
         bells = [end for line, ring in zip(lines, rings, strict=True) for end in (ring.descriptor, line.bell.ringer)]
         serve = {"transport": SharedMemory.name, "slots": slots, "tensors": tensors, "nbytes": self._board.nbytes}
         _frames.send(link, {"serve": serve}, [self._board.descriptor, *bells])
+        for line, ring in zip(lines, rings, strict=True):
+            line.bell.give_away_ringer()
+            ring.give_away_descriptor()
 
     def may_spin(self) -> bool:
         """Whether the call that was just let in is the only one, from the only thread."""

@@ -22,7 +22,13 @@ OFF_THE_LOOP_BYTES = 256 << 10
 _NO_WAIT = 0.0
 """A deadline of long ago: where there is no room, an error says so at once. The loop must not wait for memory."""
 
+_SHORTEST_NAP_S = 0.001
+
 T = TypeVar("T")
+
+
+class _RevokedError(Exception):
+    """The task was cancelled before the thread began: the line is no longer its own."""
 
 
 class _OffTheLoop:
@@ -30,23 +36,28 @@ class _OffTheLoop:
 
     def __init__(self, line: SharedMemoryLine) -> None:
         self._line, self._lock = line, threading.Lock()
-        self._through = self._left = False
+        self._begun = self._through = self._left = self._revoked = False
 
     async def run(self, step: Callable[[], T]) -> T:
         """Take a step; the loop goes on meanwhile."""
-        self._through = False
+        self._begun = self._through = False
         working = asyncio.ensure_future(asyncio.to_thread(self._take, step))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError as error:
             working.add_done_callback(_unheard)
             with self._lock:
-                self._left = not self._through
+                self._revoked = not self._begun
+                self._left = self._begun and not self._through
             if self._left:
                 raise LeftToThreadError from error
             raise
 
     def _take(self, step: Callable[[], T]) -> T:
+        with self._lock:
+            if self._revoked:
+                raise _RevokedError
+            self._begun = True
         try:
             return step()
         finally:
@@ -100,18 +111,23 @@ async def _answered(line: SharedMemoryLine, deadline: float | None) -> None:
         if not rung.done():
             rung.set_result(None)
 
-    timer = None if deadline is None else loop.call_later(deadline - time.monotonic(), ring)
+    timer = None
     loop.add_reader(line.bell.descriptor, ring)
     try:
         while True:
             if line.failure is not None:
                 raise line.failure
+            if deadline is not None:  # Anew each time: the clock of a loop may run ahead of ours.
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise OverdueError(0, "its answer was waited for")
+                timer = loop.call_later(max(left_s, _SHORTEST_NAP_S), ring)
             await rung
+            if timer is not None:
+                timer.cancel()
             line.bell.silence()
             if line.answered:
                 return
-            if deadline is not None and time.monotonic() >= deadline:
-                raise OverdueError(0, "its answer was waited for")
             rung = loop.create_future()
     finally:
         if timer is not None:

@@ -1,0 +1,277 @@
+"""One slot with both of its sides in this process: what interrupts, early clocks and hostile ends do to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from worker_lab import Load, said
+from worker_marks import shared_memory_only
+
+from neuropod_core import results
+from neuropod_core.errors import DeadlineError, InferenceError
+from neuropod_core.placement.worker import _board as board
+from neuropod_core.placement.worker import _results
+from neuropod_core.placement.worker._bells import Doorbell
+from neuropod_core.placement.worker._desk import SharedMemoryDesk
+from neuropod_core.placement.worker._line import SharedMemoryLine
+from neuropod_core.placement.worker._memory import Lease, Pool, create_segment
+
+LARGE = 50_000
+
+Model = Callable[[Any, Any], Any]
+
+
+@dataclass
+class Pair:
+    """Both sides of a slot."""
+
+    line: SharedMemoryLine
+    pool: Pool
+    slot: board.Slot
+
+    def call(self, inputs: Mapping[str, Any], deadline: float | None = None) -> Any:
+        """Call, and let go of what the call used, as a connection does."""
+        answer = self.line.call_through(inputs, None, deadline, spins=False)
+        if self.line.used:
+            self.line.clear()
+        return answer
+
+    def used_bytes(self) -> int:
+        """Count what the pool has handed out, with nothing kept for a next call."""
+        with self.pool._lock:
+            self.pool._clear_shelves()
+            self.pool._collect()
+        return self.pool.used_bytes
+
+
+class _Served:
+    traces = False
+
+    def __init__(self, model: Model) -> None:
+        self.executor = SimpleNamespace(infer=model)
+
+    def shippable(self, answer: Any, _: int) -> Any:
+        return answer
+
+    def unforeseen(self, error: Exception) -> InferenceError:
+        return InferenceError(repr(error))
+
+
+@pytest.fixture
+def pair() -> Iterator[Callable[[Model], Pair]]:
+    """Serve a model by a thread: ``pair(model)``."""
+    opened: list[Pair] = []
+
+    def made(model: Model) -> Pair:
+        shape, pool = board.Shape(2), Pool(32 << 20)
+        segment, ring = create_segment(0, shape.slot_bytes), Doorbell()
+        line = SharedMemoryLine(board.Slot(segment, shape, 0), pool, ring, lambda _: None, spins=False)
+        heard, rung = os.dup(ring.descriptor), os.dup(line.bell.ringer)
+        served: Any = _Served(model)
+        desk = SharedMemoryDesk(
+            board.Slot(segment, shape, 0),
+            Doorbell(descriptor=heard),
+            Doorbell(ringer=rung),
+            served,
+            segment=lambda number: pool.segments[number],
+            spins=False,
+        )
+        threading.Thread(target=desk.serve, daemon=True).start()
+        opened.append(Pair(line, pool, line.slot))
+        return opened[-1]
+
+    yield made
+    for each in opened:
+        each.pool.close()
+
+
+def _filled(inputs: Any, _: Any) -> Any:
+    made = results.empty((int(inputs["n"][0]),), np.float32)
+    made[...] = 5
+    return {"y": made}
+
+
+def _same(inputs: Any, _: Any) -> Any:
+    return dict(inputs)
+
+
+def test_room_of_an_earlier_call_is_not_granted_by_a_later_one(pair: Any) -> None:
+    both = pair(_filled)
+    for count in (LARGE, LARGE, 10):
+        assert both.call({"n": np.array([count])})["y"].shape == (count,)
+    both.used_bytes()
+    others = both.pool.lend(both.pool.allocate(4 * LARGE)).owner()
+    others[...] = 7
+
+    for count in (LARGE, 10, LARGE):
+        assert both.call({"n": np.array([count])})["y"].tolist() == [5] * count
+    assert (others == 7).all()
+
+
+def test_text_may_be_long_then_short_then_long(pair: Any) -> None:
+    both = pair(lambda inputs, _: {"y": np.array(["word"] * int(inputs["n"][0]) * 2, object)})
+
+    for count in (9000, 9000, 2, 2, 9000, 2, 9000):
+        assert len(both.call({"n": np.array([count])})["y"]) == 2 * count
+
+
+def test_an_interrupt_between_the_word_and_the_stroke_loses_no_slot(pair: Any, monkeypatch: Any) -> None:
+    both = pair(_same)
+    x = {"n": np.array([1.0])}
+    for _ in range(2):
+        both.call(x)
+
+    def interrupted(_: Doorbell) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Doorbell, "ring", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            both.call(x)
+    both.line.hold(x)
+    both.line.listen()
+
+    assert both.line.bell.sleep(20_000)
+    assert both.line.rest()
+
+
+def test_an_interrupt_while_inputs_are_copied_loses_no_memory(pair: Any) -> None:
+    class Interrupted(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    both = pair(lambda inputs, _: {"y": inputs["n"][:1].copy()})
+    x = {"n": np.zeros(LARGE)}
+    for _ in range(3):
+        both.call(x)
+    before = both.used_bytes()
+    for _ in range(3):
+        both.call(x)
+
+    with pytest.raises(KeyboardInterrupt):
+        both.call(Interrupted(x))
+    both.line.hold(x)
+    assert both.line.rest()
+    both.line.clear()
+
+    assert both.used_bytes() <= before
+
+
+def test_an_interrupt_while_results_are_lent_gives_no_block_back_twice(monkeypatch: Any) -> None:
+    def interrupted(shelf: Any, block: Any) -> Any:
+        Lease(shelf, block)
+        raise KeyboardInterrupt
+
+    shape, pool = board.Shape(1), Pool(1 << 20)
+    slot = board.Slot(create_segment(0, shape.slot_bytes), shape, 0)
+    answers = _results.Results(slot, pool, pool.allocate)
+    answers.grant_room(100_000, None)
+    monkeypatch.setattr(_results, "Lease", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        answers.lent((0, SimpleNamespace(lease=None), {}))  # type: ignore[arg-type]  # all that it needs of an array
+    answers.clear()
+
+    assert len(answers._shelf._blocks) + pool.freed.qsize() == 1
+
+
+@pytest.mark.parametrize("seconds", [3e6, 1e300, float("inf")])
+def test_a_deadline_may_be_far_away(pair: Any, seconds: float) -> None:
+    assert pair(_same).call({"n": np.zeros(3)}, time.monotonic() + seconds)["n"].tolist() == [0, 0, 0]
+
+
+def test_a_deadline_holds_where_the_clock_of_the_loop_is_ahead(pair: Any) -> None:
+    class Early(asyncio.SelectorEventLoop):
+        def call_later(self, delay: float, *arguments: Any, **more: Any) -> Any:  # type: ignore[override]  # the rest as it is
+            return super().call_later(max(delay - 0.005, 0), *arguments, **more)
+
+    released = threading.Event()
+    both = pair(lambda inputs, _: released.wait(20) and dict(inputs))
+    loop = Early()
+    started = time.monotonic()
+    try:
+        with pytest.raises(DeadlineError):
+            loop.run_until_complete(both.line.call_async({"n": np.zeros(1)}, None, started + 0.1))
+    finally:
+        loop.close()
+        released.set()
+
+    assert time.monotonic() - started < 10
+
+
+@shared_memory_only("sockets have no pool")
+def test_tasks_cancelled_before_a_thread_begins_give_their_slot_back(load: Load) -> None:
+    model = load(slots=1)
+
+    async def everything_ends() -> None:
+        call = asyncio.create_task(model.infer_async(said("copy", np.zeros(1 << 17))))
+        await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    for _ in range(3):
+        asyncio.run(everything_ends())
+
+    assert model.infer(said("copy", [3.0]), timeout_s=20)["y"].tolist() == [3.0]
+
+
+# -- bells
+
+
+def test_a_bell_that_somebody_else_empties_holds_up_nobody_who_has_a_deadline() -> None:
+    bell = Doorbell()
+    real = bell._poll
+
+    class Thief:
+        def poll(self, timeout_ms: float | None = None) -> list[tuple[int, int]]:
+            ready = real.poll(timeout_ms)
+            os.read(bell.descriptor, 100)
+            return ready
+
+    bell._poll = Thief()  # type: ignore[assignment]  # all that is used of one
+    bell.ring()
+    bell.sleep(20_000)
+    bell.silence()
+
+
+def test_an_end_that_was_sent_cannot_hold_up_whoever_rings() -> None:
+    bell = Doorbell()
+    sent = os.dup(bell.ringer)
+    bell.give_away_ringer()
+    with suppress(BlockingIOError):
+        while True:
+            os.write(sent, b"\0" * 4096)
+    os.set_blocking(sent, True)
+
+    ringing = threading.Thread(target=bell.ring, daemon=True)
+    ringing.start()
+    ringing.join(20)
+
+    assert not ringing.is_alive()
+    assert bell.wait()
+    os.close(sent)
+
+
+def test_an_end_for_listening_blocks_whatever_its_maker_set() -> None:
+    made = Doorbell()
+    assert not os.get_blocking(made.descriptor)
+    theirs = Doorbell(descriptor=os.dup(made.descriptor))
+
+    assert os.get_blocking(theirs.descriptor)
+    made.ring()
+    assert theirs.wait()
+    made.give_away_descriptor()
+    made.ring()
+    assert theirs.sleep(20_000)
