@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from neuropod_core import errors
-from neuropod_core.errors import NeuropodError
+from neuropod_core.errors import NeuropodError, worded
 
 CLASSES = [getattr(errors, name) for name in errors.__all__]
 
@@ -65,3 +65,12 @@ def test_docstring_draws_every_class() -> None:
 
 def test_shown_cuts_long_values() -> None:
     assert len(errors.shown("x" * 1000)) == 80
+
+
+def test_an_error_that_cannot_say_anything_is_told_by_its_type() -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    assert worded(MuteError()) == "MuteError: its message cannot be read"
+    assert worded(KeyError("x")) == "KeyError: 'x'"

@@ -168,3 +168,8 @@ def test_a_tensor_whose_array_is_a_scalar_is_an_array_without_dimensions() -> No
 
     assert array is not None
     assert (array.dtype.name, array.shape, array.item()) == ("float16", (), 1.5)
+
+
+def test_the_order_of_bytes_is_told() -> None:
+    assert describe(np.ones(2, np.dtype(np.float32).newbyteorder())) == "byte-swapped float32[2]"
+    assert describe(np.ones(2, np.float32)) == "float32[2]"

@@ -253,6 +253,13 @@ class Executor(ABC):
         del timeout_s
         return self.infer(inputs, outputs)
 
+    def infer_native_within(
+        self, timeout_s: float | None, inputs: NativeTensors, outputs: Names = None
+    ) -> NativeTensors:
+        """Run the model once as `infer_native` does, with the time limit of `infer_within`."""
+        del timeout_s
+        return self.infer_native(inputs, outputs)
+
     async def infer_async(self, inputs: Tensors, outputs: Names = None, timeout_s: float | None = None) -> Tensors:
         """Run the model once while the event loop goes on: in a thread, unless the placement knows better."""
         import asyncio  # Slow to import; whoever awaits has it.

@@ -98,6 +98,15 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
 
 
+def worded(error: BaseException) -> str:
+    """Give the type and the message of a foreign error, which may be unable to say anything."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - foreign code
+        message = "its message cannot be read"
+    return f"{type(error).__name__}: {message}"
+
+
 def sentence(what: str, at: str = "", remedy: str = "") -> str:
     """Join the parts of a message into one line: what is wrong, where, and what to do."""
     whole = what + (f" - at {at}" if at else "") + (f"; {remedy}" if remedy else "")

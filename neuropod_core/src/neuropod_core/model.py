@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
+from math import isnan
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
@@ -33,6 +34,7 @@ from neuropod_core.errors import (
     PackageError,
     TensorMismatchError,
     shown,
+    worded,
 )
 from neuropod_core.package import Package
 from neuropod_core.problem import Problem, TensorSpec
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["Neuropod"]
 
 _logger = logging.getLogger("neuropod")
+_LONGEST_TIMEOUT_S = 1e8
+"""Three years; the clocks of a system do not reach much further."""
 
 
 class Neuropod:
@@ -118,7 +122,7 @@ class Neuropod:
         inputs: Mapping[str, Any],
         outputs: Names = None,
         *,
-        timeout_s: None = None,
+        timeout_s: float | None = None,
         result: Literal["native"],
     ) -> NativeTensors: ...
 
@@ -140,10 +144,10 @@ class Neuropod:
         outputs
             Names of the outputs to compute; None for all of them.
         timeout_s
-            Seconds to wait for a worker or a server; None waits forever. Ignored in process.
+            Seconds to wait for a worker or a server; None and infinity wait forever. Ignored in process.
         result
             ``"numpy"`` for arrays, or ``"native"`` for tensors of the framework, left on the device where they are
-            (text stays an array). Not every backend has them.
+            (text stays an array). Not every backend has them, and what comes from another process is arrays.
 
         Returns
         -------
@@ -159,11 +163,14 @@ class Neuropod:
         DeadlineError
             If the time is up; what runs in the worker runs on, and its result is dropped.
         OptionError
-            If `result` is neither of the two, or the backend gives no native tensors.
+            If `result` is neither of the two, or the backend gives no native tensors; if `timeout_s` is no number of
+            seconds.
         """
         try:
+            if timeout_s is not None:
+                timeout_s = _seconds(timeout_s)
             if result != "numpy":
-                return self._infer_native(inputs, outputs, result)
+                return self._infer_native(inputs, outputs, result, timeout_s)
             if outputs is None and timeout_s is None:
                 return self._call(inputs)
             arrays, sizes = self._check_inputs(inputs)
@@ -190,9 +197,10 @@ class Neuropod:
             As in `infer`.
         """
         try:
+            limit_s = None if timeout_s is None else _seconds(timeout_s)
             arrays, sizes = self._check_inputs(inputs)
             names, check = self._asked(outputs)
-            return check(await self._executor.infer_async(arrays, names, timeout_s), sizes)
+            return check(await self._executor.infer_async(arrays, names, limit_s), sizes)
         except NeuropodError as error:
             self._report(error)
             raise
@@ -316,14 +324,16 @@ class Neuropod:
     def __repr__(self) -> str:
         return f"<Neuropod {self.name!r} ({self.platform}) {self.problem}>"
 
-    def _infer_native(self, inputs: Mapping[str, Any], outputs: Names, result: object) -> NativeTensors:
+    def _infer_native(
+        self, inputs: Mapping[str, Any], outputs: Names, result: object, timeout_s: float | None
+    ) -> NativeTensors:
         if result != "native":
             raise OptionError(f"result is 'numpy' or 'native', not {shown(result)}", at="result")
         check_inputs, check_outputs = self._native_checks
         tensors, sizes = check_inputs(inputs)
         names = None if outputs is None else _names(outputs)
         check = check_outputs(names)
-        return check(self._executor.infer_native(tensors, names), sizes)
+        return check(self._executor.infer_native_within(timeout_s, tensors, names), sizes)
 
     @cached_property
     def _native_checks(self) -> tuple[InputCheck, Callable[[tuple[str, ...] | None], OutputCheck]]:
@@ -337,7 +347,7 @@ class Neuropod:
         return names, self._check_some(names)
 
     def _unforeseen(self, error: Exception) -> InferenceError:
-        unforeseen = InferenceError(f"the {self.platform} backend raised {type(error).__name__}: {error}")
+        unforeseen = InferenceError(f"the {self.platform} backend raised {worded(error)}")
         self._report(unforeseen)
         return unforeseen
 
@@ -368,6 +378,15 @@ def _names(outputs: object) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise TensorMismatchError("outputs", "a sequence of names", shown(outputs), "pass a list of names")
     return cast("tuple[str, ...]", names)
+
+
+def _seconds(timeout_s: object) -> float | None:
+    """Take seconds to wait; None for as long as it takes."""
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float | np.integer | np.floating):
+        raise OptionError(f"timeout_s is a number of seconds, not {shown(timeout_s)}", at="timeout_s")
+    if isnan(timeout_s):
+        raise OptionError("timeout_s is a number of seconds, not NaN", at="timeout_s")
+    return None if timeout_s > _LONGEST_TIMEOUT_S else float(timeout_s)
 
 
 def _zeros(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> Tensors:

@@ -93,7 +93,8 @@ def describe(value: object) -> str:
         )
         name = "string" if text else value.dtype.name
         masked = "masked " if isinstance(value, np.ma.MaskedArray) else ""
-        return f"{masked}{name}[{', '.join(map(str, value.shape))}]"
+        swapped = "" if text or value.dtype.isnative else "byte-swapped "
+        return f"{masked}{swapped}{name}[{', '.join(map(str, value.shape))}]"
     return type(value).__name__
 
 

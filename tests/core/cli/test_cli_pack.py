@@ -94,7 +94,7 @@ def test_pack_passes_the_rest_to_the_packager(invoke: Invoke) -> None:
         (["p.toml"], 3, "double packages are made of *.double, a folder, got a file called 'p.toml'"),
         (["m.double"], 3, "pass either problem"),
         (["m.double", "--problem", "absent.toml"], 2, "absent.toml"),
-        (["m.double", "--problem", "in.json"], 4, ""),
+        (["m.double", "--problem", "in.json"], 2, "--problem cannot be read"),
         (["m.double", "--problem", "p.toml", "--expected", "out.npz"], 3, "needs test_input_data"),
         (["m.double", "--problem", "p.toml", "--test-data", "in.npz", "--expected", "wrong.npz"], 3, "outputs.y"),
         (["m.double", "--problem", "p.toml", "--test-data", "absent.npz"], 2, "absent.npz"),

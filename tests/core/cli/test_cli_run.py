@@ -4,6 +4,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,42 @@ def test_run_reads_and_saves_npz(package: Path, invoke: Invoke, tmp_path: Path) 
     assert result.stdout == "output\ty\tfloat32[2]\t[2., 4.]\n"
     with np.load(tmp_path / "out.npz") as saved:
         assert {name: saved[name].tolist() for name in saved.files} == {"y": [2.0, 4.0]}
+
+
+def test_what_is_saved_follows_links_and_keeps_the_mode(package: Path, invoke: Invoke, tmp_path: Path) -> None:
+    target, link = tmp_path / "target.npz", tmp_path / "link.npz"
+    target.write_bytes(b"old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+
+    assert invoke("run", package, "--test-data", "--save", link).exit_code == 0
+
+    assert link.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o600
+    with np.load(target) as saved:
+        assert saved["y"].tolist() == [2.0, 4.0]
+
+
+def test_what_is_saved_goes_through_a_pipe(package: Path, start: Start, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    with start("run", package, "--test-data", "--save", pipe, stdout=subprocess.DEVNULL) as process:
+        content = pipe.read_bytes()
+
+    assert process.returncode == 0
+    assert pipe.is_fifo()
+    with np.load(io.BytesIO(content)) as saved:
+        assert saved["y"].tolist() == [2.0, 4.0]
+
+
+def test_nothing_is_saved_over_the_package(package: Path, invoke: Invoke) -> None:
+    before = package.read_bytes()
+
+    result = invoke("run", package, "--test-data", "--save", package)
+
+    assert (result.exit_code, "the package itself" in result.stderr) == (2, True)
+    assert package.read_bytes() == before
 
 
 def test_run_takes_the_packaged_test_data(package: Path, invoke: Invoke) -> None:
@@ -331,3 +368,30 @@ def test_run_names_a_cast_that_cannot_be(casts: list[str], message: str, package
 
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_what_a_model_prints_at_the_very_end_is_no_answer(write: Write, start: Start, tmp_path: Path) -> None:
+    (tmp_path / "in.json").write_text('{"x": [1, 2]}')
+    process = start("run", write("late", test=False), "--inputs", "in.json", "--json")
+    stdout, stderr = process.communicate(timeout=60)
+
+    assert json.loads(stdout)["outputs"]["y"]["values"] == [2.0, 4.0]
+    assert (process.returncode, b"chatter at the end" in stderr) == (0, True)
+
+
+def test_what_is_no_array_is_told_where_nothing_is_checked(write: Write, invoke: Invoke) -> None:
+    result = invoke("run", write("listing", test=False), "--inputs", "-", "--no-checks", stdin='{"x": [1]}')
+
+    assert (result.exit_code, "the model gave a list, which is no array" in result.stderr) == (6, True)
+
+
+def test_a_current_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    program = "import os; os.rmdir(os.getcwd()); from neuropod_core.cli import main; main()"
+    command = [sys.executable, "-c", program, "plugins", "--json"]
+
+    process = subprocess.run(command, cwd=gone, capture_output=True, check=False, timeout=60)
+
+    assert process.returncode == 2
+    assert "the current folder was removed" in json.loads(process.stdout)["error"]["message"]

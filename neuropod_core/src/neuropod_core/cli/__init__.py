@@ -6,6 +6,7 @@ Its libraries come with the extra ``[cli]``; nothing else in neuropod imports th
 from __future__ import annotations
 
 import json
+import os
 import sys
 from importlib.util import find_spec
 from typing import NoReturn
@@ -13,11 +14,15 @@ from typing import NoReturn
 __all__ = ["main"]
 
 _LIBRARIES = ("click", "rich")
-_NOTHING_TO_RUN_WITH, _INTERRUPTED = 4, 130
+_USAGE, _NOTHING_TO_RUN_WITH, _INTERRUPTED = 2, 4, 130
 
 
 def main() -> None:
     """Run the command line of this process, and exit with its code."""
+    try:
+        os.getcwd()  # noqa: PTH109 - asked, not used
+    except OSError:
+        _exit_saying("the current folder was removed; change to another one", "FileNotFoundError", _USAGE)
     missing = [library for library in _LIBRARIES if find_spec(library) is None]
     if missing:
         _exit_without(missing)
@@ -30,7 +35,11 @@ def main() -> None:
 
 def _exit_without(missing: list[str]) -> NoReturn:
     message = f"the command line needs {' and '.join(missing)}; run: pip install 'neuropod-core[cli]'"
+    _exit_saying(message, "ModuleNotFoundError", _NOTHING_TO_RUN_WITH)
+
+
+def _exit_saying(message: str, kind: str, code: int) -> NoReturn:
     sys.stderr.write(f"error: {message}\n")
     if "--json" in sys.argv:
-        sys.stdout.write(json.dumps({"error": {"type": "ModuleNotFoundError", "message": message}}) + "\n")
-    sys.exit(_NOTHING_TO_RUN_WITH)
+        sys.stdout.write(json.dumps({"error": {"type": kind, "message": message}}) + "\n")
+    sys.exit(code)

@@ -113,13 +113,15 @@ class Output:
 
         Their native code too, so descriptor 1 is not given back: C keeps text that it writes when the process ends.
         """
-        if self._stream is sys.__stdout__:
+        before, is_own = sys.stdout, self._stream is sys.__stdout__
+        if is_own:
             self._stream = _moved(self._stream)
         sys.stdout = sys.stderr
         try:
             yield
         finally:
-            sys.stdout = self._stream
+            if not is_own:  # Else what is printed later, as the interpreter ends, goes to stderr too.
+                sys.stdout = before
 
     def show(self, report: Report) -> None:
         """Write a report.

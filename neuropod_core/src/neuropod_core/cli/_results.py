@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import IO, Any
 
 import click
 import numpy as np
@@ -56,6 +58,8 @@ def abbreviated(array: Array) -> Lines:
 def save(tensors: Mapping[str, Array], target: Path) -> None:
     """Write tensors into an ``.npz`` file, which appears whole or not at all; one that is there is replaced.
 
+    What is there and is no file, such as a pipe or a device, is written to.
+
     Text becomes fixed-width Unicode; bfloat16 is kept as two bytes without a name, the only form that NumPy can write.
 
     Raises
@@ -65,20 +69,34 @@ def save(tensors: Mapping[str, Array], target: Path) -> None:
     """
     arrays = {name: _storable(name, array) for name, array in tensors.items()}
     try:
-        _write_npz(arrays, target)
+        if target.exists() and not target.is_file():
+            _write_through(arrays, target)
+        else:
+            _write_npz(arrays, target)
     except OSError as error:
         raise click.UsageError(f"{clean(shown(str(target)))} cannot be written: {error.strerror}") from error
+
+
+def _write_archive(arrays: Tensors, file: IO[bytes]) -> None:
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _write_through(arrays: Tensors, target: Path) -> None:
+    whole = io.BytesIO()
+    _write_archive(arrays, whole)
+    with target.open("wb") as file:
+        file.write(whole.getbuffer())
 
 
 def _write_npz(arrays: Tensors, target: Path) -> None:
     with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         try:
-            with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-                for name, array in arrays.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
+            _write_archive(arrays, file)
             file.flush()
-            Path(file.name).chmod(0o666 & ~_umask())
+            Path(file.name).chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())
             Path(file.name).replace(target)
         except BaseException:
             with suppress(OSError):

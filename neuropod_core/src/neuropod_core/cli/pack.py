@@ -150,9 +150,13 @@ def _arguments(packager: Callable[..., None], keyword: str, model: Path, given: 
 
 
 def _problem(path: Path | None) -> Problem | None:
+    from neuropod_core.errors import SpecError
     from neuropod_core.problem import Problem
 
-    return None if path is None else Problem.from_file(path)
+    try:
+        return None if path is None else Problem.from_file(path)
+    except SpecError as error:
+        raise click.UsageError(f"--problem cannot be read: {error}") from error
 
 
 def _tensors(place: str | None, problem: Problem | None, side: str) -> Tensors | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -78,17 +80,17 @@ def run(
     inputs. In a pipe, each line is: output, name, type and shape, values (large tensors abbreviated).
     """
     output = Output(as_json=as_json)
-    _check_target(save)
+    target = None if save is None else _target(save, package)
     with output.claimed():
         tensors = _inputs(package, inputs, test_data=test_data, loading=loading)
         with _loaded(package, loading) as model:
             names = list(outputs) or None
             results, timing = _timed(lambda: model.infer(tensors, names), repeat)
             report = _report(model, results, timing)
-        if save is not None:
+        if target is not None:
             from neuropod_core.cli._results import save as save_results
 
-            save_results(results, save)
+            save_results(results, target)
     output.show(report)
 
 
@@ -106,9 +108,15 @@ def _casts(given: tuple[str, ...]) -> Any:
     return everywhere[0] if everywhere else named or "no"
 
 
-def _check_target(save: Path | None) -> None:
-    if save is not None and (save.is_dir() or not save.absolute().parent.is_dir()):
+def _target(save: Path, package: str) -> Path:
+    """Find where the outputs go, wherever links lead and the model may go meanwhile; never into the package."""
+    target = Path(os.path.realpath(save))
+    if target.is_dir() or not target.parent.is_dir():
         raise click.UsageError(f"--save names a file in a folder that exists, not {str(save)!r}")
+    with suppress(OSError):
+        if target.samefile(package):
+            raise click.UsageError("--save names the package itself")
+    return target
 
 
 def _loaded(package: str, loading: dict[str, Any]) -> Neuropod:
@@ -193,8 +201,16 @@ def _summary(first_ns: int, durations_ns: list[int]) -> dict[str, Any]:
 
 
 def _report(model: Neuropod, results: Tensors, timing: dict[str, Any] | None) -> Report:
-    from neuropod_core.cli._results import abbreviated, notation, to_json
+    import numpy as np
 
+    from neuropod_core.cli._results import abbreviated, notation, to_json
+    from neuropod_core.errors import InferenceError
+
+    unchecked: Mapping[str, object] = results
+    foreign = next((name for name, value in unchecked.items() if not isinstance(value, np.ndarray)), None)
+    if foreign is not None:
+        what = f"the model gave a {type(results[foreign]).__name__}, which is no array"
+        raise InferenceError(what, at=f"outputs.{foreign}", remedy="leave --no-checks out")
     document: dict[str, Any] = {
         "name": model.name,
         "platform": model.platform,

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 
 from neuropod_core.backend import Backend, Executor, LoadOptions, Names, NativeTensors, Tensors
-from neuropod_core.errors import ModelClosedError, ModelLoadError, NeuropodError, PluginError, shown
+from neuropod_core.errors import ModelClosedError, ModelLoadError, NeuropodError, PluginError, shown, worded
 from neuropod_core.placement._base import Placement
 from neuropod_core.variants import Variant
 
@@ -61,7 +61,7 @@ def _loaded(backend: Backend, variant: Variant, options: LoadOptions) -> Executo
     except NeuropodError:
         raise
     except Exception as error:  # A backend translates its framework's errors; what it forgot ends here.
-        raise ModelLoadError(f"loading raised {type(error).__name__}: {error}", at=where) from error
+        raise ModelLoadError(f"loading raised {worded(error)}", at=where) from error
     if not isinstance(executor, Executor):
         reason = f"its backend loaded {shown(executor)}, not an Executor"
         raise PluginError(type(backend).__module__, reason, "let its load return one, or tell its author")

@@ -16,9 +16,17 @@ from pathlib import Path
 
 from neuropod_core.errors import SandboxError
 from neuropod_core.sandbox import _kernel, _landlock, _seccomp
-from neuropod_core.sandbox._surroundings import clean_environment, readable_for_python
+from neuropod_core.sandbox._surroundings import clean_environment, installed_entries, readable_for_python
 
-__all__ = ["SandboxLimits", "SandboxReport", "available", "clean_environment", "enforce", "readable_for_python"]
+__all__ = [
+    "SandboxLimits",
+    "SandboxReport",
+    "available",
+    "clean_environment",
+    "enforce",
+    "installed_entries",
+    "readable_for_python",
+]
 
 _LEAST_LANDLOCK = 3  # Before, files can be cut short by truncate(2).
 _SCOPED_LANDLOCK = 6

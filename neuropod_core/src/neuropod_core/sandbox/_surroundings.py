@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import site
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["clean_environment", "readable_for_python"]
+__all__ = ["clean_environment", "installed_entries", "readable_for_python"]
 
 # Libraries and what the loader, the C library and CPU detection read; nothing of a user.
 _SYSTEM = (
@@ -78,6 +80,43 @@ def readable_for_python(*more: Path) -> tuple[Path, ...]:
     places = dict.fromkeys(Path(name) for name in named if name)
     links = [Path(os.path.realpath(place)) for place in places if not place.is_relative_to("/proc")]
     return tuple(place for place in dict.fromkeys([*places, *links]) if place.exists())
+
+
+def installed_entries(path: Iterable[str], *roots: Path) -> list[str]:
+    """Keep the entries of a ``sys.path`` that were installed, and leave out what is the caller's.
+
+    Left out are the current folder, the folder of a script, and what ``PYTHONPATH`` adds, unless something was
+    installed there: a caged process reads every entry, and a home folder may be one.
+
+    Parameters
+    ----------
+    path
+        The entries.
+    roots
+        Entries that are kept in any case.
+    """
+    prefixes = {Path(os.path.realpath(prefix)) for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)}
+    kept = {Path(os.path.realpath(root)) for root in (*roots, *_named_by_pth_files(path))}
+    return [entry for entry in path if entry and _is_installed(Path(os.path.realpath(entry)), prefixes, kept)]
+
+
+def _is_installed(entry: Path, prefixes: set[Path], kept: set[Path]) -> bool:
+    if entry in kept or any(entry.is_relative_to(prefix) for prefix in prefixes if prefix != Path(prefix.anchor)):
+        return True
+    with suppress(OSError):
+        return any(entry.glob("*.dist-info"))
+    return False
+
+
+def _named_by_pth_files(path: Iterable[str]) -> Iterator[Path]:
+    """Give the folders that site packages name, as those of editable installations do."""
+    sites = {*site.getsitepackages(), site.getusersitepackages()}
+    for folder in sites.intersection(path):
+        for file in sorted(Path(folder).glob("*.pth")):
+            with suppress(OSError, UnicodeDecodeError):
+                for line in file.read_text("utf-8").splitlines():
+                    if line.strip() and not line.startswith(("#", "import ", "import\t")):
+                        yield Path(folder, line.strip())
 
 
 def clean_environment(environment: Mapping[str, str], scratch: Path) -> dict[str, str]:

@@ -109,11 +109,19 @@ class PythonExecutor(Executor):
 def failure(error: BaseException, code: Path) -> InferenceError:
     """Translate what the code of a package raised in a call."""
     kind = type(error).__name__
-    what = f"the model raised {kind}: {error}"[:_LONGEST_MESSAGE].replace("\n", " ")
+    what = f"the model raised {kind}: {message_of(error)}"[:_LONGEST_MESSAGE].replace("\n", " ")
     at = place_of(error.__traceback__, code)
     if kind == "OutOfMemoryError":  # Torch's, without importing it.
         return OutOfDeviceMemoryError(what, at)
     return InferenceError(what, at)
+
+
+def message_of(error: BaseException) -> str:
+    """Give the message of an error of a package, which may be unable to say anything."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - foreign code
+        return "its message cannot be read"
 
 
 def place_of(traceback: TracebackType | None, code: Path) -> str:

@@ -159,7 +159,7 @@ def _called(function: Callable[..., Any], data_path: str, device: dict[str, str]
 
 
 def _guarded(step: Callable[[], Any], doing: str, root: Path) -> Any:
-    from neuropod_python.executor import place_of
+    from neuropod_python.executor import message_of, place_of
 
     try:
         return step()
@@ -167,7 +167,7 @@ def _guarded(step: Callable[[], Any], doing: str, root: Path) -> Any:
         raise
     except BaseException as error:  # The code of a package may raise anything, SystemExit too.
         at = place_of(error.__traceback__, root) or str(root)
-        raise ModelLoadError(f"{doing} raised {type(error).__name__}: {error}", at) from error
+        raise ModelLoadError(f"{doing} raised {type(error).__name__}: {message_of(error)}", at) from error
 
 
 def _check_callable(model: object, entry_point: str) -> None:

@@ -1,5 +1,6 @@
 """Backends of pure NumPy for the tests of the command line; packages name what their model does."""
 
+import atexit
 import json
 import os
 import signal
@@ -51,6 +52,15 @@ def chatty(inputs: Tensors) -> Tensors:
     sys.stdout.write("chatter of the model\n")
     os.write(1, b"chatter of its native code\n")
     return double(inputs)
+
+
+def late(inputs: Tensors) -> Tensors:
+    atexit.register(print, "chatter at the end")
+    return double(inputs)
+
+
+def listing(inputs: Tensors) -> Any:
+    return {"y": [1.0, 2.0]}
 
 
 def failing(inputs: Tensors) -> Tensors:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -212,6 +213,7 @@ COMMANDS: dict[str, Callable[[Lab, str, Tensors], Any]] = {
     "many": lambda lab, _, inputs: _x(inputs).copy(),
     "mixed": _mixed,
     "print": _print,
+    "read": lambda lab, path, inputs: np.array([float(len(Path(path).read_bytes()))]),
     "settings": _settings,
 }
 

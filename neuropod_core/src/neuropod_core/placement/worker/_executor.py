@@ -90,6 +90,12 @@ class WorkerExecutor(Executor):
         """Run the model in a worker; between processes, tensors are NumPy arrays."""
         return dict(self.infer_within(None, inputs, outputs))
 
+    def infer_native_within(
+        self, timeout_s: float | None, inputs: NativeTensors, outputs: Names = None
+    ) -> NativeTensors:
+        """Run the model in a worker, and wait no longer than `timeout_s`."""
+        return dict(self.infer_within(timeout_s, inputs, outputs))
+
     def infer_within(self, timeout_s: float | None, inputs: Tensors, outputs: Names = None) -> Tensors:
         """Run the model in a worker, and wait no longer than `timeout_s`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

@@ -71,7 +71,8 @@ def home_for(environment: str | Path, package: Package, distribution: str | None
     readable = [str(path) for each in (lent, *mine) for path in each.targets]
     readable += [str(python.prefix), str(python.base_prefix)]
     installed = tuple(sorted(python.distributions.items()))
-    return Home(str(python.executable), tuple(folders), caged, tuple(readable), installed, (keep, lent, *mine))
+    keeps = (keep, lent, *mine)
+    return Home(str(python.executable), tuple(folders), caged, tuple(readable), installed=installed, keep=keeps)
 
 
 def foreign_backend(home: Home, platform: str, distribution: str | None) -> ForeignBackend:

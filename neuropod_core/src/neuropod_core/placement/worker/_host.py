@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from neuropod_core import plugins
 from neuropod_core.backend import Backend, Executor, LoadOptions
-from neuropod_core.errors import ModelLoadError, NeuropodError
+from neuropod_core.errors import ModelLoadError, NeuropodError, worded
 from neuropod_core.placement._in_process import InProcess
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._recipe import descriptor_facts
@@ -110,7 +110,7 @@ def _loaded(order: Mapping[str, Any]) -> tuple[Executor, Problem]:
     except NeuropodError:
         raise
     except Exception as error:
-        raise ModelLoadError(f"loading raised {type(error).__name__}: {error}", at=str(folder)) from error
+        raise ModelLoadError(f"loading raised {worded(error)}", at=str(folder)) from error
 
 
 def _describe(link: socket.socket, order: Mapping[str, Any]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib.util import find_spec
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from neuropod_core.backend import Backend, Executor, LoadOptions
-from neuropod_core.errors import OptionError, SandboxError, shown
+from neuropod_core.errors import OptionError, PackageIntegrityError, SandboxError, shown
 from neuropod_core.package import Package
 from neuropod_core.placement._base import Placement
 from neuropod_core.placement.worker._executor import WorkerExecutor
@@ -86,9 +89,22 @@ class Worker(Placement):
             value: object = getattr(self, name)
             if value is not None and (type(value) is not int or value < least):
                 raise OptionError(f"Worker({name}=...) is an int of at least {least}, not {shown(value)}")
+        self._check_times_and_threads()
         check_name(self.transport)
         if self.cpus is not None and not hasattr(os, "sched_setaffinity"):
             raise OptionError("this system lets nobody choose CPUs", at="cpus", remedy="leave cpus out")
+
+    def _check_times_and_threads(self) -> None:
+        limit: object = self.start_timeout_s
+        if type(limit) not in (int, float) or isnan(self.start_timeout_s) or self.start_timeout_s <= 0:
+            raise OptionError(f"Worker(start_timeout_s=...) is a number of seconds above 0, not {shown(limit)}")
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 0):
+            raise OptionError(f"Worker(threads=...) is an int of at least 1, not {shown(self.threads)}")
+        if type(self.kills_late) is not bool:
+            raise OptionError(f"Worker(kills_late=...) is True or False, not {shown(self.kills_late)}")
+        cpus: object = self.cpus
+        if cpus is not None and not (isinstance(cpus, Sequence) and cpus and all(map(_are_cpus, cpus))):
+            raise OptionError(f"Worker(cpus=...) has a list of CPU numbers for each replica, not {shown(cpus)}")
 
     def sandboxed(self) -> Placement:
         """Give the same placement with its workers in a sandbox.
@@ -118,7 +134,8 @@ class Worker(Placement):
     def start(self, backend: Backend, variant: Variant, options: LoadOptions) -> Executor:
         """Start the workers, and wait until every one has loaded the model."""
         home, order = self._home_and_order(backend, variant, options)
-        recipes = [self._recipe(number, variant, home, order) for number in range(self.replicas)]
+        unchanged = partial(_check_unchanged, variant.folder, _look_of(variant.folder))
+        recipes = [self._recipe(number, variant, home, order, unchanged) for number in range(self.replicas)]
         limits = Limits(
             self.start_timeout_s, self.restarts, self.restart_after_calls, self.restart_above_bytes, self.slots
         )
@@ -128,9 +145,9 @@ class Worker(Placement):
     def _home_and_order(self, backend: Backend, variant: Variant, options: LoadOptions) -> tuple[Home, dict[str, Any]]:
         package_folder = str(variant.folder.parent)
         if self.environment is None:
-            return Home(caged=self._caged, readable=(package_folder,)), order_for(
-                backend, variant, options, inherits_threads=self.threads is None
-            )
+            order = order_for(backend, variant, options, inherits_threads=self.threads is None)
+            roots = tuple(_roots("neuropod_core", order["target"])) if self._caged else ()
+            return Home(caged=self._caged, readable=(package_folder,), roots=roots), order
         from neuropod_core.placement.worker._foreign import ForeignBackend
 
         if not isinstance(backend, ForeignBackend):
@@ -138,7 +155,9 @@ class Worker(Placement):
         order = {"distribution": backend.distribution, "trust": str(options.trust), **model_facts(variant, options)}
         return replace(backend.home, readable=(*backend.home.readable, package_folder)), order
 
-    def _recipe(self, number: int, variant: Variant, home: Home, order: Mapping[str, Any]) -> Recipe:
+    def _recipe(
+        self, number: int, variant: Variant, home: Home, order: Mapping[str, Any], check: Callable[[], None]
+    ) -> Recipe:
         settings = {
             "cpus": list(self.cpus[number % len(self.cpus)]) if self.cpus else None,
             "nice": self.nice,
@@ -154,6 +173,7 @@ class Worker(Placement):
             home=home,
             variables=self._variables(number),
             settings=settings,
+            check=check,
         )
 
     def _variables(self, number: int) -> dict[str, str]:
@@ -161,3 +181,36 @@ class Worker(Placement):
         if self.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = str(self.gpus[number % len(self.gpus)])
         return {**variables, **self.variables}
+
+
+def _are_cpus(numbers: object) -> bool:
+    return isinstance(numbers, Sequence) and bool(numbers) and all(type(one) is int and one >= 0 for one in numbers)
+
+
+def _roots(*modules: str) -> Iterator[str]:
+    """Give the folders from which modules are imported."""
+    for module in modules:
+        spec = find_spec(module.partition(":")[0].partition(".")[0])
+        places = [*(spec.submodule_search_locations or ())] if spec is not None else []
+        if spec is not None and spec.origin and not places:
+            places = [spec.origin]
+        yield from (str(Path(place).parent) for place in places)
+
+
+def _look_of(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Tell what lies in a variant: inode, size and time of change of each file, but for compiled Python."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    facts = ((path.relative_to(folder).as_posix(), path.stat()) for path in files)
+    return {name: (fact.st_ino, fact.st_size, fact.st_mtime_ns) for name, fact in facts}
+
+
+def _check_unchanged(folder: Path, before: Mapping[str, tuple[int, int, int]]) -> None:
+    """See that a worker which is started later opens what was verified when the model was loaded."""
+    try:
+        now = _look_of(folder)
+    except OSError:
+        now = {}
+    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if changed:
+        got = f"other files ({', '.join(changed[:3])})"
+        raise PackageIntegrityError(str(folder), "the package that was loaded", got, "load it again")

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +26,7 @@ from neuropod_core.placement.worker._recipe import Home
 from neuropod_core.placement.worker._spin import registered
 
 _SEND_TIMEOUT_S = 5
+_LONGEST_WATCH_S = 1e6
 _LAST_LINES = 10
 _LONGEST_LINE = 4096
 _LONGEST_SHOWN = 400  # In an error, which has ten of them.
@@ -116,7 +117,8 @@ class Process:
         for descriptor in also:
             self._poll.register(descriptor, IN)
         try:
-            events = dict(self._poll.poll(None if timeout_s is None else max(timeout_s, 0) * 1000))
+            nap_ms = None if timeout_s is None else min(max(timeout_s, 0), _LONGEST_WATCH_S) * 1000
+            events = dict(self._poll.poll(nap_ms))
         finally:
             for descriptor in also:
                 self._poll.unregister(descriptor)
@@ -132,9 +134,12 @@ class Process:
             self._poll.unregister(self.link)
         return said
 
-    def expect(self, key: str, until: float) -> dict[str, Any] | None:
-        """Wait for the message that has `key`, or is an error; None if the worker ended or the time is up."""
-        while not self.ended and not self.inbox.ended and time.monotonic() < until:
+    def expect(self, key: str, until: float, left: Callable[[], bool] = bool) -> dict[str, Any] | None:
+        """Wait for the message that has `key`, or is an error; None if the worker ended or the time is up.
+
+        None as well where somebody wakes this side and nobody waits for it any more (`left`).
+        """
+        while not self.ended and not self.inbox.ended and time.monotonic() < until and not left():
             for message in self.watch(timeout_s=until - time.monotonic()):
                 if key in message or "error" in message:
                     return message
@@ -164,6 +169,11 @@ class Process:
         with suppress(ValueError):
             return f"signal {-code} ({signal.Signals(-code).name}){self._killed_for}"
         return f"signal {-code}{self._killed_for}"
+
+    def await_end(self, timeout_s: float) -> None:
+        """Wait for the process to end by itself, for a while."""
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(timeout_s)
 
     def kill(self, why: str = "") -> None:
         """End it, and what it started, at once."""
@@ -230,7 +240,7 @@ class Process:
 
     def _first_message(self, home: Home, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Say what a worker needs to know before it can import anything."""
-        path = [entry or str(Path.cwd()) for entry in sys.path] if home.python is None else []
+        path = _own_path(home) if home.python is None else []
         cage = {"scratch": self._scratch, "readable": list(home.readable)} if home.caged else None
         debug = _logger.isEnabledFor(logging.DEBUG)
         return {**settings, "parent": os.getpid(), "path": path, "lent": list(home.lent), "cage": cage, "debug": debug}
@@ -259,6 +269,20 @@ class Process:
             if stream is self._popen.stderr and line:
                 self._tail.append(line if len(line) <= _LONGEST_SHOWN else f"{line[: _LONGEST_SHOWN - 3]}...")
             _logger.info("%s: %s", self.name, line)
+
+
+def _own_path(home: Home) -> list[str]:
+    """Give this interpreter's ``sys.path``; what was installed of it, if the worker is caged: it reads all of that."""
+    try:
+        here = [str(Path.cwd())]
+    except OSError:  # Somebody removed the current folder.
+        here = []
+    entries = [name for entry in sys.path for name in ([entry] if entry else here)]
+    if not home.caged:
+        return entries
+    from neuropod_core import sandbox
+
+    return sandbox.installed_entries(entries, *map(Path, home.roots))
 
 
 def _pidfd_of(pid: int) -> int | None:

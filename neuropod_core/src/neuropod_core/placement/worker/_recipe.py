@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,8 @@ class Home:
         Whether it runs in a sandbox.
     readable
         What it may read there beside its own installation.
+    roots
+        Entries of this environment's path that a caged worker reads, although nobody installed anything there.
     installed
         The distributions of another environment with their versions: with others, it is another home.
     keep
@@ -39,6 +41,7 @@ class Home:
     lent: tuple[str, ...] = ()
     caged: bool = False
     readable: tuple[str, ...] = ()
+    roots: tuple[str, ...] = ()
     installed: tuple[tuple[str, str], ...] = ()
     keep: object = field(default=None, compare=False)
 
@@ -54,6 +57,8 @@ class Recipe:
     home: Home = field(default_factory=Home)
     variables: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    check: Callable[[], None] = lambda: None
+    """Raises if what the first worker loaded is there no more."""
 
 
 def order_for(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neuropod_core.backend import Executor, Tensors
-from neuropod_core.errors import InferenceError, TensorMismatchError, shown
+from neuropod_core.errors import InferenceError, TensorMismatchError, shown, worded
 from neuropod_core.problem import Problem
 from neuropod_core.tensors import as_array, as_text, describe, dtype_of
 
@@ -33,7 +33,7 @@ class Served:
         """Give results as arrays that can travel, at most so many; what must not be is said as the checks say it."""
         if not isinstance(results, Mapping):
             raise TensorMismatchError("outputs", "tensors by name", describe(results))
-        if len(results) > most:
+        if len(results) > most or not all(isinstance(name, str) for name in results):
             self._refuse(results)
         return {name: self._array(name, value) for name, value in results.items()}
 
@@ -41,11 +41,12 @@ class Served:
         """Say of results that are more than can travel what the checks say of one that the problem lacks."""
         name = next(name for name in results if name not in self._notations)
         expected = f"one of the outputs ({', '.join(self._notations)})"
-        raise TensorMismatchError(f"outputs.{name}", expected, shown(name), "leave it out or rename it")
+        at = f"outputs.{name}" if isinstance(name, str) else "outputs"
+        raise TensorMismatchError(at, expected, shown(name), "leave it out or rename it")
 
     def unforeseen(self, error: Exception) -> InferenceError:
         """Say an error that is no `NeuropodError` as `Neuropod.infer` says it in process."""
-        said = InferenceError(f"the {self._platform} backend raised {type(error).__name__}: {error}")
+        said = InferenceError(f"the {self._platform} backend raised {worded(error)}")
         said.__cause__ = error
         return said
 

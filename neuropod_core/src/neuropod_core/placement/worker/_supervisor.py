@@ -12,6 +12,7 @@ from typing import Any
 from neuropod_core.errors import (
     ModelClosedError,
     NeuropodError,
+    PackageIntegrityError,
     WorkerDiedError,
     WorkerProtocolError,
     WorkerStartError,
@@ -25,6 +26,7 @@ from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._travel import error_from
 
 GRACE_S = 5.0
+_LAST_BREATH_S = 2.0
 _FIRST_BACK_OFF_S = 0.05
 _LONGEST_BACK_OFF_S = 10.0
 _HEALTHY_S = 30.0
@@ -85,6 +87,7 @@ class Supervisor:
         self._closing = threading.Event()
         self._past, self._bell = Tally(), Doorbell()
         self._faults, self._born = 0, 0.0
+        self._serves = False  # Whether the worker that runs listens, so that it can end by itself.
         # The kernel ends a worker when the thread that started it ends: so that thread lives as long as the model.
         name = f"neuropod-{recipe.name}"
         self._thread = threading.Thread(target=_spin.registered(self._run), name=name, daemon=True)
@@ -150,12 +153,16 @@ class Supervisor:
         """Start a worker, watch it until it ends, and wait before the next."""
         try:
             connection = self._started()
+        except PackageIntegrityError as refusal:  # Trying again helps nothing.
+            self._give_up(refusal)
+            return
         except NeuropodError as refusal:
             self._stop_process()
             self._count_fault(refusal)
             return
         if connection is None:
             return
+        self._serves = True
         self._publish(connection)
         error = self._watched(connection)
         self._publish(None)
@@ -172,6 +179,7 @@ class Supervisor:
 
     def _started(self) -> Connection | None:
         recipe, until = self._recipe, time.monotonic() + self._limits.start_timeout_s
+        recipe.check()
         try:
             self.process = process = Process(recipe.name, recipe.home, recipe.variables, recipe.settings, self._bell)
         except OSError as error:
@@ -194,7 +202,7 @@ class Supervisor:
 
     def _told(self, key: str, until: float) -> dict[str, Any]:
         assert self.process is not None  # noqa: S101 - it was started above
-        message = self.process.expect(key, until)
+        message = self.process.expect(key, until, self._closing.is_set)
         if message is None:
             if self._closing.is_set():
                 raise ModelClosedError("the model was closed while it was loaded")
@@ -210,6 +218,7 @@ class Supervisor:
             limit = self._limits.start_timeout_s
             remedy = "pass Worker(start_timeout_s=...) if it needs longer"
             return WorkerStartError(f"the worker was not ready within {limit:g} s{_wrote(process)}", remedy=remedy)
+        process.await_end(_LAST_BREATH_S)  # It hung up: why, its exit code says.
         process.kill()
         how = process.how_it_ended()
         process.drain()
@@ -302,7 +311,8 @@ class Supervisor:
     def _stop_process(self) -> None:
         process, self.process = self.process, None
         if process is not None:
-            process.end(GRACE_S if self._closing.is_set() else 0.0)
+            process.end(GRACE_S if self._closing.is_set() and self._serves else 0.0)
+        self._serves = False
 
 
 def _check_version(version: object) -> None:

@@ -1,0 +1,194 @@
+"""What lies around a worker: the caller's folders, a package that changes, settings that cannot be, odd times."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import site
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from worker_lab import Load, said
+
+from neuropod_core import (
+    DeadlineError,
+    InferenceError,
+    Neuropod,
+    OptionError,
+    PackageIntegrityError,
+    Worker,
+    WorkerStartError,
+    load_neuropod,
+    sandbox,
+)
+from neuropod_core.placement.worker._process import Process, _own_path
+from neuropod_core.placement.worker._recipe import Home
+
+MakePackage = Callable[..., Path]
+
+
+def _pid(model: Neuropod) -> int:
+    replicas: Any = model.stats()["replicas"]
+    return int(replicas[0]["pid"])
+
+
+# -- the folders of the caller
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Be in a folder with a secret, from which Python imports, as an interactive one does."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "secret").write_text("private")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", ["", str(folder), *sys.path])
+    return folder
+
+
+def test_a_caged_worker_reads_nothing_of_the_current_folder(home: Path, package: MakePackage) -> None:
+    assert not sandbox.available().missing
+    with load_neuropod(package(), placement="worker", trust="sandboxed") as model:
+        assert model.infer(said("copy", [1.0]))["y"].tolist() == [1.0]
+        with pytest.raises(InferenceError, match="PermissionError"):
+            model.infer(said(f"read:{home / 'secret'}"))
+
+    with load_neuropod(package(), placement="worker") as model:
+        assert model.infer(said(f"read:{home / 'secret'}"))["y"].tolist() == [7.0]
+
+
+def test_what_was_installed_is_on_the_path_of_a_caged_worker(tmp_path: Path, home: Path) -> None:
+    target, editable, mine = (tmp_path / name for name in ("target", "editable", "mine"))
+    for folder in (target, editable, mine):
+        folder.mkdir()
+    (target / "thing-1.0.dist-info").mkdir()
+
+    kept = sandbox.installed_entries([str(target), str(editable), str(home), sys.prefix, str(mine)], mine)
+
+    assert kept == [str(target), sys.prefix, str(mine)]
+
+
+def test_editable_installations_are_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages, editable, other = (tmp_path / name for name in ("site-packages", "editable", "other"))
+    for folder in (packages, editable, other):
+        folder.mkdir()
+    (packages / "mine.pth").write_text(f"# a remark\nimport sys\n{editable}\n\n")
+    monkeypatch.setattr(site, "getsitepackages", lambda: [str(packages)])
+
+    assert sandbox.installed_entries([str(packages), str(editable), str(other)]) == [str(editable)]
+
+
+def test_a_current_folder_that_is_gone_is_on_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    monkeypatch.setattr(sys, "path", ["", "/somewhere"])
+    gone.rmdir()
+
+    assert _own_path(Home()) == ["/somewhere"]
+    os.chdir(tmp_path)
+    assert _own_path(Home()) == [str(tmp_path), "/somewhere"]
+
+
+# -- a package that changes
+
+
+def test_no_worker_is_started_on_other_files_than_those_that_were_loaded(package: MakePackage) -> None:
+    path = package(thread_safe=True)
+    with load_neuropod(path, placement="worker") as model:
+        assert model.infer(said("copy", [1.0]))["y"].tolist() == [1.0]
+        config = path / "0" / "config.json"
+        config.write_text(config.read_text().replace("true", "false"))
+
+        os.kill(_pid(model), signal.SIGKILL)
+        with pytest.raises(PackageIntegrityError, match=r"package that was loaded, got other files \(config.json\)"):
+            model.infer(said("copy", [1.0]), timeout_s=20)
+
+
+# -- settings and starts
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"start_timeout_s": math.nan},
+        {"start_timeout_s": None},
+        {"start_timeout_s": 0},
+        {"threads": "a"},
+        {"threads": -2},
+        {"kills_late": "x"},
+        {"cpus": [0]},
+        {"cpus": []},
+        {"cpus": [[]]},
+        {"cpus": [["0"]]},
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_be_are_refused_at_once(settings: dict[str, Any]) -> None:
+    with pytest.raises(OptionError, match=rf"Worker\({next(iter(settings))}=\.\.\.\)"):
+        Worker(**settings)
+
+
+def test_a_worker_may_take_for_ever_to_start(load: Load) -> None:
+    assert load(start_timeout_s=math.inf).infer(said("copy", [1.0]))["y"].tolist() == [1.0]
+
+
+def test_a_worker_that_ends_by_itself_is_not_said_to_be_killed(package: MakePackage) -> None:
+    with pytest.raises(WorkerStartError, match="ended by exit code 1 before it was ready; it wrote: .*OSError"):
+        load_neuropod(package(), placement=Worker(cpus=[[99999]]))
+
+
+def test_an_interrupt_while_a_worker_loads_ends_it_at_once(package: MakePackage, monkeypatch: Any) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    graces: list[float] = []
+    end = Process.end
+
+    def noted(process: Process, grace_s: float) -> None:
+        graces.append(grace_s)
+        end(process, grace_s)
+
+    monkeypatch.setattr(Process, "end", noted)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1.0)
+        with pytest.raises(KeyboardInterrupt):
+            load_neuropod(package(fault="sleep"), placement="worker")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    assert graces == [0.0]
+
+
+# -- times
+
+
+@pytest.mark.parametrize("timeout_s", [math.nan, "1", True, [1]], ids=str)
+def test_a_time_that_is_none_is_refused(load: Load, timeout_s: Any) -> None:
+    model = load()
+    with pytest.raises(OptionError, match="timeout_s is a number of seconds"):
+        model.infer(said("copy", [1.0]), timeout_s=timeout_s)
+    with pytest.raises(OptionError, match="timeout_s is a number of seconds"):
+        asyncio.run(model.infer_async(said("copy", [1.0]), timeout_s=timeout_s))
+
+
+@pytest.mark.parametrize("timeout_s", [math.inf, 1e30, np.float32(20), np.int64(20)], ids=str)
+def test_a_time_may_be_long_or_of_numpy(load: Load, timeout_s: Any) -> None:
+    model = load()
+
+    assert model.infer(said("copy", [1.0]), timeout_s=timeout_s)["y"].tolist() == [1.0]
+    assert asyncio.run(model.infer_async(said("copy", [1.0]), timeout_s=timeout_s))["y"].tolist() == [1.0]
+
+
+def test_native_results_are_waited_for_as_long_as_others(load: Load) -> None:
+    model = load()
+    with pytest.raises(DeadlineError):
+        model.infer(said("sleep:2"), timeout_s=0.1, result="native")
