@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import os
 import signal
@@ -192,3 +193,32 @@ def test_native_results_are_waited_for_as_long_as_others(load: Load) -> None:
     model = load()
     with pytest.raises(DeadlineError):
         model.infer(said("sleep:2"), timeout_s=0.1, result="native")
+
+
+# -- what is left
+
+
+def test_a_closed_model_leaves_no_descriptor_to_the_collector(package: MakePackage) -> None:
+    def descriptors() -> set[str]:
+        folder = Path("/proc/self/fd")
+        return {f"{path.name} {path.readlink()}" for path in folder.iterdir() if path.exists()}
+
+    path = package()
+    with load_neuropod(path, placement="worker") as model:  # Whatever is opened once, is open from here on.
+        model.infer(said("copy", [1.0]))
+    gc.collect()
+    before = descriptors()
+    gc.disable()
+    try:
+        with load_neuropod(path, placement="worker") as model:
+            allocated = model.allocate("x", (50_000,))
+            allocated[...] = 1
+            for x in ([1.0], np.ones(50_000), allocated, allocated):
+                for _ in range(3):
+                    model.infer(said("made", x))
+            asyncio.run(model.infer_async(said("copy", np.ones(50_000))))
+        del model, allocated, x
+
+        assert not sorted(descriptors() - before)
+    finally:
+        gc.enable()

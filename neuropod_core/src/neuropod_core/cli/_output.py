@@ -119,9 +119,11 @@ class Output:
         sys.stdout = sys.stderr
         try:
             yield
-        finally:
-            if not is_own:  # Else what is printed later, as the interpreter ends, goes to stderr too.
-                sys.stdout = before
+        except BaseException:
+            sys.stdout = self._stream if is_own else before  # For the error.
+            raise
+        if not is_own:  # Else what is printed later, as the interpreter ends, goes to stderr too.
+            sys.stdout = before
 
     def show(self, report: Report) -> None:
         """Write a report.

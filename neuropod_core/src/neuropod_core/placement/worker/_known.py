@@ -53,6 +53,10 @@ class Request:
 
         self.fill, self.block, self.held = fill, block, True
 
+    def forget(self) -> None:
+        """Know nothing any more."""
+        self.fill = _never
+
     def remember(self, arrays: Tensors, where: Where, name_again: Callable[[int, Array], bool]) -> None:
         """Know the call again that passes arrays like these, all of which lie in shared memory."""
         if len(where) == len(arrays):

@@ -74,7 +74,7 @@ class SharedMemoryLine(Line):
         self._request: Request | None = None
         self._requests: dict[Any, Request] = {}
         self._blocks: list[Block] = []
-        self._shelf, self._results = pool.shelf(), Results(slot, pool, self._allocated)
+        self._shelf, self._results = pool.shelf(), Results(slot, pool, tell)
         self._kept: object = None
         self._fresh: object = None  # Key of a layout that the worker has not been asked with yet.
         self._numbers = count(1)
@@ -273,8 +273,12 @@ class SharedMemoryLine(Line):
         self.bell.ring()
 
     def close(self) -> None:
-        """Give back what is kept for the next call."""
+        """Give back what is kept for the next call, and keep nothing that leads back here: so bells are closed."""
         self._pool.retire(self._shelf)
+        self._steady, self._request = False, None
+        for request in list(self._requests.values()):
+            request.forget()
+        self._requests.clear()
         self._results.close()
 
     # -- putting
@@ -340,19 +344,10 @@ class SharedMemoryLine(Line):
         if nbytes <= TRAY_BYTES:
             self._words[BLOCK_SEGMENT] = IN_TRAY
             return self.slot.tray
-        block = self._shelf.take(nbytes) or self._allocated(nbytes, deadline)
+        block = self._shelf.take(nbytes) or self._pool.allocate_known(nbytes, deadline, self._tell)
         self._blocks.append(block)
         self._words[BLOCK_SEGMENT], self._words[BLOCK_OFFSET] = block.segment.number, block.offset
         return block.segment.bytes[block.offset : block.offset + block.nbytes]
-
-    def _allocated(self, nbytes: int, deadline: float | None) -> Block:
-        block = self._pool.allocate(nbytes, deadline)
-        try:
-            self._tell(block.segment)
-        except BaseException:
-            self._pool.give_back(block)
-            raise
-        return block
 
     # -- waiting
 

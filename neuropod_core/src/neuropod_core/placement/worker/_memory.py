@@ -12,7 +12,7 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -156,7 +156,7 @@ class Shelf:
     def put(self, block: Block) -> None:
         """Keep a block for the next call; more than one goes back."""
         if self._blocks or self._retired or self._pool.someone_waits:
-            self._pool.freed.put(block)
+            self._pool.give_back(block)
             return
         self._blocks.append(block)
         if self._retired:  # In between.
@@ -169,9 +169,9 @@ class Shelf:
 
     def clear(self) -> None:
         """Give everything back."""
-        with contextlib.suppress(IndexError):
-            while True:
-                self._pool.freed.put(self._blocks.pop())
+        while self._blocks:
+            with contextlib.suppress(IndexError):  # Somebody took it.
+                self._pool.give_back(self._blocks.pop())
 
 
 class Pool:
@@ -224,6 +224,16 @@ class Pool:
                 return block
             self._wait(nbytes, until)
 
+    def allocate_known(self, nbytes: int, deadline: float | None, tell: Callable[[Segment], None]) -> Block:
+        """Hand out a block as `allocate` does, in a segment that the worker was told of."""
+        block = self.allocate(nbytes, deadline)
+        try:
+            tell(block.segment)
+        except BaseException:
+            self.give_back(block)
+            raise
+        return block
+
     def lend(self, block: Block, shelf: Shelf | None = None) -> Lease:
         """Count a block as held by a caller; the lease gives it back."""
         if not block.lent:
@@ -233,8 +243,9 @@ class Pool:
         return Lease(shelf or self._own_shelf, block)
 
     def give_back(self, block: Block) -> None:
-        """Take back a block that no array lies in."""
-        self.freed.put(block)
+        """Take back a block that no array lies in; takes no lock."""
+        if not self._closed:  # Else its memory goes with it.
+            self.freed.put(block)
 
     def shelf(self) -> Shelf:
         """Give a new shelf, which is cleared when memory is short."""
@@ -272,6 +283,7 @@ class Pool:
         """Let go of every segment; arrays that callers hold stay good."""
         with self._lock:
             self._closed = True
+            self._collect()
             for segment in self.segments.values():
                 segment.close()
             self.segments.clear()
@@ -369,7 +381,7 @@ class _Straight(Shelf):
 
     def put(self, block: Block) -> None:
         """Give it back."""
-        self._pool.freed.put(block)
+        self._pool.give_back(block)
 
 
 def _size_class(nbytes: int) -> int:

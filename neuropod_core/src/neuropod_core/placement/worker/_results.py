@@ -29,7 +29,7 @@ from neuropod_core.placement.worker._board import (
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._known import Answer, Request, read_results
 from neuropod_core.placement.worker._layouts import Layout, layout_from_json
-from neuropod_core.placement.worker._memory import Block, BlockArray, Lease, Pool
+from neuropod_core.placement.worker._memory import Block, BlockArray, Lease, Pool, Segment
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Where, read_places
 
@@ -49,8 +49,8 @@ class Results:
         Where it lies on the board.
     pool
         Where results lie that are too large for the tray.
-    allocate
-        Gives a block of so many bytes that the worker knows, before a deadline.
+    tell
+        Makes a segment known to the worker.
 
     Attributes
     ----------
@@ -62,8 +62,8 @@ class Results:
         The call that runs.
     """
 
-    def __init__(self, slot: Slot, pool: Pool, allocate: Callable[[int, float | None], Block]) -> None:
-        self._slot, self._words, self._pool, self._allocate = slot, slot.words, pool, allocate
+    def __init__(self, slot: Slot, pool: Pool, tell: Callable[[Segment], None]) -> None:
+        self._slot, self._words, self._pool, self._tell = slot, slot.words, pool, tell
         self.grant: Block | None = None
         self.known: dict[int, Callable[[], Tensors]] = {}
         self.request: Request | None = None
@@ -77,7 +77,7 @@ class Results:
 
     def grant_room(self, nbytes: int, deadline: float | None) -> None:
         """Grant room anew."""
-        block = self.grant = self._allocate(nbytes, deadline)
+        block = self.grant = self._pool.allocate_known(nbytes, deadline, self._tell)
         self._name_grant(block)
 
     def grant_again(self, nbytes: int, deadline: float | None) -> None:
@@ -116,8 +116,9 @@ class Results:
         self._take_back_grant()
 
     def close(self) -> None:
-        """Keep nothing for the next call."""
+        """Keep nothing for the next call, and nothing that leads back here."""
         self._pool.retire(self._shelf)
+        self.known.clear()
 
     def _name_grant(self, block: Block) -> None:
         words, self._granted_before = self._words, block
