@@ -104,6 +104,9 @@ def test_no_worker_is_started_on_other_files_than_those_that_were_loaded(package
     path = package(thread_safe=True)
     with load_neuropod(path, placement="worker") as model:
         assert model.infer(said("copy", [1.0]))["y"].tolist() == [1.0]
+        (path / "0" / "scratch").write_text("a model may keep something beside its files")
+        os.kill(_pid(model), signal.SIGKILL)
+        assert model.infer(said("copy", [1.0]), timeout_s=20)["y"].tolist() == [1.0]
         config = path / "0" / "config.json"
         config.write_text(config.read_text().replace("true", "false"))
 

@@ -205,12 +205,12 @@ def _look_of(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def _check_unchanged(folder: Path, before: Mapping[str, tuple[int, int, int]]) -> None:
-    """See that a worker which is started later opens what was verified when the model was loaded."""
+    """See that a worker which is started later opens what was verified at the first load; more may lie there."""
     try:
         now = _look_of(folder)
     except OSError:
         now = {}
-    changed = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    changed = sorted(name for name, look in before.items() if now.get(name) != look)
     if changed:
         got = f"other files ({', '.join(changed[:3])})"
         raise PackageIntegrityError(str(folder), "the package that was loaded", got, "load it again")
