@@ -167,6 +167,20 @@ def test_an_interrupt_while_inputs_are_copied_loses_no_memory(pair: Any) -> None
     assert both.used_bytes() <= before
 
 
+def test_a_call_that_runs_when_its_line_is_closed_gives_back_what_it_holds(pair: Any) -> None:
+    both = pair(lambda inputs, _: {"y": inputs["n"][:1].copy()})
+    x = {"n": np.zeros(LARGE)}
+    for _ in range(3):
+        both.call(x)
+    both.line.put(x, None)
+    assert both.used_bytes() > 0
+
+    both.line.close()
+    both.line.clear()
+
+    assert both.used_bytes() == 0
+
+
 def test_an_interrupt_while_results_are_lent_gives_no_block_back_twice(monkeypatch: Any) -> None:
     def interrupted(shelf: Any, block: Any) -> Any:
         Lease(shelf, block)

@@ -275,7 +275,7 @@ class SharedMemoryLine(Line):
     def close(self) -> None:
         """Give back what is kept for the next call, and keep nothing that leads back here: so bells are closed."""
         self._pool.retire(self._shelf)
-        self._steady, self._request = False, None
+        self._steady = False  # The call that runs, if any, still gives back what it holds.
         for request in list(self._requests.values()):
             request.forget()
         self._requests.clear()
