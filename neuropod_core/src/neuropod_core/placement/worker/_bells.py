@@ -10,6 +10,9 @@ from typing import Any, Protocol, cast
 
 _STROKE, _MOST_STROKES = b"\0", 400
 
+LONGEST_POLL_MS = 1e9
+"""What `poll` takes at a time, whatever the deadline; whoever waits looks at the clock again."""
+
 IN, OUT = getattr(select, "POLLIN", 1), getattr(select, "POLLOUT", 4)
 
 
@@ -90,7 +93,7 @@ class Doorbell:
 
     def sleep(self, timeout_ms: float | None) -> bool:
         """Sleep until somebody rings or the time is up; tell whether somebody rang."""
-        if not self._poll.poll(timeout_ms):
+        if not self._poll.poll(None if timeout_ms is None else min(timeout_ms, LONGEST_POLL_MS)):
             return False
         self.silence()
         return True

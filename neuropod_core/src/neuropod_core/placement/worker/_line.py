@@ -46,10 +46,6 @@ if TYPE_CHECKING:
     from neuropod_core.backend import Array
 
 
-_LONGEST_SLEEP_S = 1e6
-"""What `poll` takes at a time, whatever the deadline."""
-
-
 class SharedMemoryLine(Line):
     """Carries one call at a time to the worker and back.
 
@@ -383,4 +379,4 @@ def _left_ms(deadline: float) -> float:
     left_s = deadline - time.monotonic()
     if left_s <= 0:
         raise OverdueError(0, "its answer was waited for")
-    return min(left_s, _LONGEST_SLEEP_S) * 1000
+    return left_s * 1000

@@ -134,7 +134,7 @@ class Worker(Placement):
     def start(self, backend: Backend, variant: Variant, options: LoadOptions) -> Executor:
         """Start the workers, and wait until every one has loaded the model."""
         home, order = self._home_and_order(backend, variant, options)
-        unchanged = partial(_check_unchanged, variant.folder, _look_of(variant.folder))
+        unchanged = partial(_check_unchanged, variant.folder, _files_of(variant.folder))
         recipes = [self._recipe(number, variant, home, order, unchanged) for number in range(self.replicas)]
         limits = Limits(
             self.start_timeout_s, self.restarts, self.restart_after_calls, self.restart_above_bytes, self.slots
@@ -197,20 +197,27 @@ def _roots(*modules: str) -> Iterator[str]:
         yield from (str(Path(place).parent) for place in places)
 
 
-def _look_of(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Tell what lies in a variant: inode, size and time of change of each file, but for compiled Python."""
+_Look = tuple[int, int, int]
+
+
+def _files_of(folder: Path) -> dict[Path, _Look | None]:
+    """Tell what lies in a variant, but for compiled Python."""
     files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
-    facts = ((path.relative_to(folder).as_posix(), path.stat()) for path in files)
-    return {name: (fact.st_ino, fact.st_size, fact.st_mtime_ns) for name, fact in facts}
+    return {path: _look_of(path) for path in files}
 
 
-def _check_unchanged(folder: Path, before: Mapping[str, tuple[int, int, int]]) -> None:
-    """See that a worker which is started later opens what was verified at the first load; more may lie there."""
+def _look_of(path: Path) -> _Look | None:
+    """Tell inode, size and time of change of a file; None if it is gone."""
     try:
-        now = _look_of(folder)
+        fact = path.stat()
     except OSError:
-        now = {}
-    changed = sorted(name for name, look in before.items() if now.get(name) != look)
+        return None
+    return fact.st_ino, fact.st_size, fact.st_mtime_ns
+
+
+def _check_unchanged(folder: Path, before: Mapping[Path, _Look | None]) -> None:
+    """See that a worker which is started later opens what was verified at the first load; more may lie there."""
+    changed = sorted(str(path.relative_to(folder)) for path, look in before.items() if _look_of(path) != look)
     if changed:
         got = f"other files ({', '.join(changed[:3])})"
         raise PackageIntegrityError(str(folder), "the package that was loaded", got, "load it again")

@@ -21,12 +21,11 @@ from typing import IO, Any
 
 from neuropod_core.errors import WorkerProtocolError, shown
 from neuropod_core.placement.worker import _frames
-from neuropod_core.placement.worker._bells import IN, Doorbell, new_poll
+from neuropod_core.placement.worker._bells import IN, LONGEST_POLL_MS, Doorbell, new_poll
 from neuropod_core.placement.worker._recipe import Home
 from neuropod_core.placement.worker._spin import registered
 
 _SEND_TIMEOUT_S = 5
-_LONGEST_WATCH_S = 1e6
 _LAST_LINES = 10
 _LONGEST_LINE = 4096
 _LONGEST_SHOWN = 400  # In an error, which has ten of them.
@@ -117,7 +116,7 @@ class Process:
         for descriptor in also:
             self._poll.register(descriptor, IN)
         try:
-            nap_ms = None if timeout_s is None else min(max(timeout_s, 0), _LONGEST_WATCH_S) * 1000
+            nap_ms = None if timeout_s is None else min(max(timeout_s, 0) * 1000, LONGEST_POLL_MS)
             events = dict(self._poll.poll(nap_ms))
         finally:
             for descriptor in also:
