@@ -75,7 +75,10 @@ COMMANDS: dict[str, Callable[[str], object]] = {
 
 
 class FaultLab(Executor):
-    thread_safe = True
+    """Of two workers, one runs a call at a time."""
+
+    def __init__(self) -> None:
+        self.thread_safe = os.getpid() % 2 == 0
 
     def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
         ticket = int(inputs["ticket"])

@@ -23,6 +23,9 @@ from neuropod_core.placement.worker._memory import PAGE_BYTES, Segment, rounded
 ASKED, WORKER_SLEEPS, ANSWERED, PARENT_SLEEPS = 0, 8, 16, 24
 LAYOUT, MESSAGE_BYTES, BLOCK_SEGMENT, BLOCK_OFFSET, GRANT_SEGMENT, GRANT_OFFSET, GRANT_BYTES, ALONE = range(32, 40)
 STATUS, RESULT_LAYOUT, RESULT_MESSAGE_BYTES, RESULT_BYTES, RESULT_IN_TRAY, TAKEN = range(40, 46)
+WITHDRAWN = 46
+"""Number of the last call whose caller waits for it no longer: it need not run, if it does not already."""
+
 PLACES = 48
 """First of the words, three for each tensor (segment, offset, bytes), that say where tensors without a place lie."""
 

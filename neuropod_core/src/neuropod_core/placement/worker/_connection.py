@@ -146,6 +146,10 @@ class Connection(ABC):
         """How busy it is: calls that run and calls that wait, the idle ones counted against it."""
         return self.gate.waiting - len(self.gate.free)
 
+    def laid_down(self) -> list[Line]:
+        """Give the lines whose calls lie before the worker and wait while it runs another one."""
+        return []
+
     @property
     def answered(self) -> int:
         """How many calls have come to their end."""
@@ -218,13 +222,20 @@ class Connection(ABC):
             return False
 
 
+def usual_slots(ready: Mapping[str, Any]) -> int:
+    """Give the number of slots where each has a thread of the worker: one that runs, and one in store."""
+    return 2 if ready.get("serial") else 4
+
+
 class Transport(ABC):
     """How the calls of one model travel between this process and its workers."""
 
     name: ClassVar[str]
 
     @abstractmethod
-    def connect(self, link: socket.socket, slots: int, tensors: int, wake: Callable[[], None]) -> Connection:
+    def connect(
+        self, link: socket.socket, slots: int | None, ready: Mapping[str, Any], tensors: int, wake: Callable[[], None]
+    ) -> Connection:
         """Connect to a worker that has loaded the model.
 
         Parameters
@@ -232,7 +243,9 @@ class Transport(ABC):
         link
             The socket to the worker.
         slots
-            How many calls it takes at a time.
+            How many calls it takes at a time; None for what suits the model.
+        ready
+            What the worker says of it.
         tensors
             How many tensors the problem has.
         wake

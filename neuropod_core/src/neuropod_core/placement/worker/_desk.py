@@ -14,6 +14,7 @@ from neuropod_core.errors import (
     NeuropodError,
     SharedMemoryError,
 )
+from neuropod_core.placement.worker._asked import Asked
 from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import (
     ALONE,
@@ -44,35 +45,21 @@ from neuropod_core.placement.worker._board import (
     STATUS,
     TAKEN,
     TRAY_BYTES,
+    WITHDRAWN,
     WORKER_SLEEPS,
     Slot,
 )
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._granted_room import GrantedRoom
-from neuropod_core.placement.worker._layouts import Layout, Place, decode_text, layout_from_json, layout_of
+from neuropod_core.placement.worker._layouts import Layout, Place, decode_text, layout_of
 from neuropod_core.placement.worker._memory import Segment
-from neuropod_core.placement.worker._served import Desk, Served, logger
+from neuropod_core.placement.worker._served import Desk, Served, await_the_end, logger
 from neuropod_core.placement.worker._spin import LOOKS, Spin, leave_this_cpu
 from neuropod_core.placement.worker._travel import fitting_facts
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
 from neuropod_core.results import here
 
 _MOST_LAYOUTS = 256
-
-
-class _Request:
-    """What `Line` introduced under a number: the layout of a call's inputs, and the outputs it asks for."""
-
-    __slots__ = ("layout", "outputs", "repeats", "spots", "tensors", "views")
-
-    def __init__(self, message: Mapping[str, Any], memory: Any) -> None:
-        self.layout, self.outputs = layout_from_json(message["inputs"]), message["outputs"]
-        small = self.layout.fixed and self.layout.nbytes <= TRAY_BYTES
-        self.tensors = Tray(self.layout, memory).tensors if small else None
-        # Tensors of fixed size come again and again at the same places.
-        self.repeats = not any(place.is_text for place in self.layout.places)
-        self.spots: list[int] = []
-        self.views: Tensors = {}
 
 
 class SharedMemoryDesk(Desk):
@@ -102,7 +89,7 @@ class SharedMemoryDesk(Desk):
         self._served, self._executor = served, served.executor
         self._spin = Spin(allowed=spins)
         self._traces = served.traces
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, Asked] = {}
         self._layouts: dict[Any, int] = {}
         self._last: tuple[int, Tray] | None = None  # With the status that says so.
         self._last_in_room: tuple[int, list[tuple[str, tuple[int, ...], Any, int]]] | None = None
@@ -115,44 +102,80 @@ class SharedMemoryDesk(Desk):
 
     def serve(self) -> None:
         """Answer calls until the process ends."""
-        words, is_announced = self._words, False
+        is_announced = False
         while True:
             self._wait(is_announced=is_announced)
-            self._call = words[TAKEN] = self._call + 1
-            try:
-                words[STATUS] = self._answer()
-            except NeuropodError as error:
-                self._fail(error)
-            except Exception as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
-                self._fail(self._served.unforeseen(error))
-            is_announced = not words[ALONE]
-            if is_announced:
-                words[WORKER_SLEEPS] = 1
-            words[ANSWERED] = self._call
-            if words[PARENT_SLEEPS] or not SPIN_IS_SAFE:
-                self._ring.ring()
+            is_announced = self.answer()
+
+    def answer(self, *, may_look: bool = True, runs: bool = True) -> bool:
+        """Answer the call that is there; tell whether the parent was told that it has to ring for the next one.
+
+        It is not told so if this side `may_look` for the next call, and the caller is alone. Where the model does not
+        run, the answer is an error.
+        """
+        words = self._words
+        self._call = words[TAKEN] = self._call + 1
+        try:
+            words[STATUS] = self._answer(runs=runs)
+        except NeuropodError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
+            self._fail(self._served.unforeseen(error))
+        is_announced = not (may_look and words[ALONE])
+        if is_announced:
+            words[WORKER_SLEEPS] = 1
+        words[ANSWERED] = self._call
+        if words[PARENT_SLEEPS] or not SPIN_IS_SAFE:
+            self._ring.ring()
+        return is_announced
 
     # -- waiting
 
-    def _wait(self, *, is_announced: bool) -> None:
+    @property
+    def is_asked(self) -> bool:
+        """Whether there is a call."""
+        return bool(self._words[ASKED] != self._call)
+
+    @property
+    def is_withdrawn(self) -> bool:
+        """Whether nobody waits any longer for the call that is there."""
+        return bool(self._words[WITHDRAWN] == self._call + 1)
+
+    def announce(self) -> None:
+        """Have the parent ring with the next call, unless it looked a moment before."""
+        self._words[WORKER_SLEEPS] = 1
+
+    def look(self) -> bool:
+        """Look for the next call of somebody who is alone; tell whether it came."""
         words, call, spin = self._words, self._call + 1, self._spin
-        if not is_announced and words[ALONE] and (spin.steady or spin.looks()):
-            for _ in LOOKS:
-                if words[ASKED] == call:
-                    if words[PARENT_SLEEPS]:
-                        self._make_way()
-                    if not spin.steady:
-                        spin.hit()
-                        self._passed_over = 0
-                    return
-            spin.miss()
-        if is_announced:
-            self._await_ring(call)
-        else:
-            self._sleep(call)
+        if not words[ALONE] or not (spin.steady or spin.looks()):
+            return False
+        for _ in LOOKS:
+            if words[ASKED] == call:
+                if words[PARENT_SLEEPS]:
+                    self._make_way()
+                if not spin.steady:
+                    spin.hit()
+                    self._passed_over = 0
+                return True
+        spin.miss()
+        return False
+
+    def wake(self) -> None:
+        """Have the next call come without a ring, if its caller is alone: it will be looked for."""
+        words = self._words
         words[WORKER_SLEEPS] = 0
         if words[ALONE] and words[PARENT_SLEEPS]:
             self._make_way()
+
+    def _wait(self, *, is_announced: bool) -> None:
+        if is_announced:
+            self._await_ring(self._call + 1)
+        elif self.look():
+            return
+        else:
+            self._sleep(self._call + 1)
+        self.wake()
 
     def _await_ring(self, call: int) -> None:
         """Sleep until the next call; the parent knows that it has to ring."""
@@ -160,14 +183,13 @@ class SharedMemoryDesk(Desk):
         while bell.wait():
             if words[ASKED] == call:
                 return
-        while True:  # The parent is gone: the thread that listens to it ends this process.
-            time.sleep(1)
+        await_the_end()
 
     def _sleep(self, call: int) -> None:
         """Sleep until the next call, where the parent may not have seen that somebody does."""
         words = self._words
         nap_ms: float | None = FIRST_NAP_MS
-        words[WORKER_SLEEPS] = 1
+        self.announce()
         looked = not SPIN_IS_SAFE
         while looked or words[ASKED] != call:
             looked = False
@@ -182,7 +204,7 @@ class SharedMemoryDesk(Desk):
 
     # -- running
 
-    def _answer(self) -> int:
+    def _answer(self, *, runs: bool) -> int:
         words = self._words
         number = words[LAYOUT]
         words[RESULT_MESSAGE_BYTES] = 0
@@ -191,9 +213,11 @@ class SharedMemoryDesk(Desk):
         if self._fresh is not None and self._waiting is None:
             self._fresh = None  # The parent has taken the answer that introduced it.
         request = self._introduced(number) if words[MESSAGE_BYTES] else self._requests[number]
+        if not runs:
+            raise InferenceError("nobody waits for this call any longer")
         return self._traced(request) if self._traces else self._run(request)
 
-    def _run(self, request: _Request) -> int:
+    def _run(self, request: Asked) -> int:
         inputs = request.tensors.copy() if request.tensors else self._inputs(request)
         if self._words[GRANT_BYTES]:
             return self._run_with_room(inputs, request)
@@ -203,7 +227,7 @@ class SharedMemoryDesk(Desk):
             return last[0]
         return self._hand_over(self._shippable(results))
 
-    def _run_with_room(self, inputs: Tensors, request: _Request) -> int:
+    def _run_with_room(self, inputs: Tensors, request: Asked) -> int:
         """Run where the parent has granted room: results made there need not be copied."""
         spot = tuple(self._words[GRANT_SEGMENT : GRANT_BYTES + 1])
         room = here.room = self._room_of(spot)
@@ -229,21 +253,21 @@ class SharedMemoryDesk(Desk):
         room.clear()
         return room
 
-    def _traced(self, request: _Request) -> int:
+    def _traced(self, request: Asked) -> int:
         started = time.perf_counter()
         status = self._run(request)
         spent_us = (time.perf_counter() - started) * 1e6
         logger.debug("slot %d, call %d: ran in %.1f us, status %d", self._slot.number, self._call, spent_us, status)
         return status
 
-    def _introduced(self, number: int) -> _Request:
+    def _introduced(self, number: int) -> Asked:
         message = parsed(bytes(self._slot.envelope[: self._words[MESSAGE_BYTES]]))
         if message["forget"]:
             self._requests.clear()
-        request = self._requests[number] = _Request(message, self._slot.tray)
+        request = self._requests[number] = Asked(message, self._slot.tray)
         return request
 
-    def _inputs(self, request: _Request) -> Tensors:
+    def _inputs(self, request: Asked) -> Tensors:
         words, number, layout = self._words, self._words[BLOCK_SEGMENT], request.layout
         spots = [number, words[BLOCK_OFFSET]] if request.repeats else None
         if spots and not layout.fixed:

@@ -34,6 +34,8 @@ from neuropod_core.placement.worker._tasks import delivered
 
 _everyone: weakref.WeakSet[WorkerExecutor] = weakref.WeakSet()
 
+_WAITED = "it waited for calls before it"
+
 
 class WorkerExecutor(Executor):
     """One model in one or several workers; each call goes to the least busy.
@@ -182,7 +184,7 @@ class WorkerExecutor(Executor):
             if line is not None:
                 return connection, line
             if deadline is not None and time.monotonic() >= deadline:
-                raise _late(timeout_s, "it waited for calls before it")
+                raise _late(timeout_s, _WAITED)
 
     async def _line_async(self, deadline: float | None, timeout_s: float | None) -> tuple[Connection, Line]:
         while True:
@@ -192,7 +194,7 @@ class WorkerExecutor(Executor):
             if line is not None:
                 return connection, line
             if deadline is not None and time.monotonic() >= deadline:
-                raise _late(timeout_s, "it waited for calls before it")
+                raise _late(timeout_s, _WAITED)
 
     def _connection(self, deadline: float | None, timeout_s: float | None) -> Connection:
         connection = self._found()
@@ -224,11 +226,12 @@ class WorkerExecutor(Executor):
 
     def _said(self, error: BaseException, connection: Connection, line: Line, timeout_s: float | None) -> BaseException:
         line.failed += 1
+        is_in_store = line in connection.laid_down()
         if isinstance(error, WorkerProtocolError):
             connection.accuse(error)
         connection.settle(line)
         if isinstance(error, OverdueError):
-            return self._late_call(connection, timeout_s)
+            return _late(timeout_s, _WAITED) if is_in_store else self._late_call(connection, timeout_s)
         return _again(error) if error is line.failure else error
 
     def _late_call(self, connection: Connection, timeout_s: float | None) -> DeadlineError:

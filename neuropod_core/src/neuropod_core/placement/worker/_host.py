@@ -20,7 +20,7 @@ from neuropod_core.placement._in_process import InProcess
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._recipe import descriptor_facts
 from neuropod_core.placement.worker._served import Desk, End, Served
-from neuropod_core.placement.worker._shared_memory_end import SharedMemoryEnd
+from neuropod_core.placement.worker._shared_memory_end import TAKES_TURNS, SharedMemoryEnd
 from neuropod_core.placement.worker._socket_desk import SocketEnd
 from neuropod_core.placement.worker._travel import facts_of
 from neuropod_core.problem import Problem
@@ -48,7 +48,7 @@ def main(link: socket.socket) -> None:
 
 
 class Service:
-    """Serves a loaded model: one thread for each slot, one that listens to the parent."""
+    """Serves a loaded model: one thread for each desk, one that listens to the parent."""
 
     def __init__(self, served: Served) -> None:
         self._served = served
@@ -133,7 +133,13 @@ def _backend(order: Mapping[str, Any]) -> Backend:
 
 def _told_of(executor: Executor) -> dict[str, Any]:
     described = {str(key): _plain(value) for key, value in executor.description.items()}
-    return {"stateful": bool(executor.stateful), "description": described, "serial": _is_serial(executor)}
+    serial = _is_serial(executor)
+    return {
+        "stateful": bool(executor.stateful),
+        "description": described,
+        "serial": serial,
+        "takes_turns": serial and TAKES_TURNS,
+    }
 
 
 def _is_serial(executor: Executor) -> bool:

@@ -30,6 +30,7 @@ from neuropod_core.placement.worker._board import (
     STATUS,
     TAKEN,
     TRAY_BYTES,
+    WITHDRAWN,
     WORKER_SLEEPS,
     Slot,
 )
@@ -182,6 +183,11 @@ class SharedMemoryLine(Line):
         return bool(self._words[ANSWERED] == self.call)
 
     @property
+    def runs(self) -> bool:
+        """Whether the worker has taken the call and not answered it."""
+        return not self.untouched and not self.answered
+
+    @property
     def untouched(self) -> bool:
         """Whether the worker has not taken the call: if it is gone, another one may run it."""
         return bool(self._words[TAKEN] != self.call)
@@ -224,6 +230,7 @@ class SharedMemoryLine(Line):
     def hold(self, inputs: object) -> None:
         """Keep the inputs of a call that did not come to its end: the worker may read them still."""
         self._kept, self.used = inputs, True
+        self._words[WITHDRAWN] = self.call
 
     def rest(self) -> bool:
         """After a call that did not come to its end: whether the worker is done with it, so that the slot is free."""

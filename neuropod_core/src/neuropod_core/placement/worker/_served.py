@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from neuropod_core.backend import Executor, Tensors
 from neuropod_core.errors import InferenceError, TensorMismatchError, shown, worded
@@ -59,6 +60,12 @@ class Served:
             notation = self._notations.get(str(name), "a tensor")
             raise TensorMismatchError(f"outputs.{name}", notation, describe(value))
         return array
+
+
+def await_the_end() -> NoReturn:
+    """Wait where the parent is gone: the thread that listens to it ends this process."""
+    while True:
+        time.sleep(1)
 
 
 class Desk(ABC):

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -15,10 +15,12 @@ from neuropod_core.errors import SharedMemoryError
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import Shape, Slot
-from neuropod_core.placement.worker._connection import Connection, Transport
+from neuropod_core.placement.worker._connection import Connection, Line, Transport, usual_slots
 from neuropod_core.placement.worker._line import SharedMemoryLine
 from neuropod_core.placement.worker._memory import Pool, Segment, create_segment
 from neuropod_core.placement.worker._spin import may_spin, own_threads, running_threads
+
+_SLOTS_IN_TURN = 8
 
 
 class SharedMemory(Transport):
@@ -29,9 +31,14 @@ class SharedMemory(Transport):
     def __init__(self, limit_bytes: int) -> None:
         self.pool = Pool(limit_bytes)
 
-    def connect(self, link: socket.socket, slots: int, tensors: int, wake: Callable[[], None]) -> Connection:
+    def connect(
+        self, link: socket.socket, slots: int | None, ready: Mapping[str, Any], tensors: int, wake: Callable[[], None]
+    ) -> Connection:
         """Make a board for the worker."""
-        return SharedMemoryConnection(link, self.pool, slots, tensors, wake)
+        takes_turns = bool(ready.get("takes_turns"))
+        slots = slots or (_SLOTS_IN_TURN if takes_turns else usual_slots(ready))
+        shares_bell = takes_turns and slots > 1
+        return SharedMemoryConnection(link, self.pool, slots, tensors, wake, shares_bell=shares_bell)
 
     def allocate(self, nbytes: int) -> Any:
         """Lend memory of the pool."""
@@ -53,33 +60,58 @@ class SharedMemory(Transport):
 
 
 class SharedMemoryConnection(Connection):
-    """A board with one slot for each line, and the segments that the worker knows."""
+    """A board with one slot for each line, and the segments that the worker knows.
 
-    def __init__(self, link: socket.socket, pool: Pool, slots: int, tensors: int, wake: Callable[[], None]) -> None:
+    Where the lines share a bell, one thread of the worker serves them in turn.
+    """
+
+    def __init__(
+        self,
+        link: socket.socket,
+        pool: Pool,
+        slots: int,
+        tensors: int,
+        wake: Callable[[], None],
+        *,
+        shares_bell: bool,
+    ) -> None:
         self._pool, self._sending, self._known = pool, threading.Lock(), set[int]()
         shape = Shape(tensors)
         self._board = create_segment(0, slots * shape.slot_bytes)
-        rings = [Doorbell() for _ in range(slots)]
-        lines = [
+        rings = [Doorbell()] * slots if shares_bell else [Doorbell() for _ in range(slots)]
+        lines: Sequence[SharedMemoryLine] = [
             SharedMemoryLine(Slot(self._board, shape, number), pool, ring, self._tell, spins=may_spin())
             for number, ring in enumerate(rings)
         ]
         super().__init__(link, lines, wake)
-        self._others = slots - 1
-        bells = [end for line, ring in zip(lines, rings, strict=True) for end in (ring.descriptor, line.bell.ringer)]
+        self._others, self._in_turn = slots - 1, lines if shares_bell else ()
         serve = {"transport": SharedMemory.name, "slots": slots, "tensors": tensors, "nbytes": self._board.nbytes}
+        if shares_bell:
+            bells = [rings[0].descriptor, *(line.bell.ringer for line in lines)]
+            serve["shares_bell"] = True
+        else:
+            pairs = zip(lines, rings, strict=True)
+            bells = [end for line, ring in pairs for end in (ring.descriptor, line.bell.ringer)]
         _frames.send(link, {"serve": serve}, [self._board.descriptor, *bells])
-        for line, ring in zip(lines, rings, strict=True):
+        for line in lines:
             line.bell.give_away_ringer()
+        for ring in set(rings):
             ring.give_away_descriptor()
 
     def may_spin(self) -> bool:
         """Whether the call that was just let in is the only one, from the only thread."""
         return len(self.gate.free) == self._others and running_threads() <= len(own_threads)
 
+    def laid_down(self) -> list[Line]:
+        """Give the lines whose calls wait for their turn."""
+        if not any(line.runs for line in self._in_turn):
+            return []
+        return [line for line in self._in_turn if line.untouched]
+
     def close(self) -> None:
         """Let go of the board as well."""
         super().close()
+        self._in_turn = ()
         self._board.close()
 
     def _tell(self, segment: Segment) -> None:

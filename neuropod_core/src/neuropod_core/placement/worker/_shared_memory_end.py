@@ -8,35 +8,43 @@ from typing import Any
 
 from neuropod_core.errors import WorkerProtocolError
 from neuropod_core.placement.worker._bells import Doorbell
-from neuropod_core.placement.worker._board import Shape, Slot
+from neuropod_core.placement.worker._board import SPIN_IS_SAFE, Shape, Slot
 from neuropod_core.placement.worker._desk import SharedMemoryDesk
 from neuropod_core.placement.worker._memory import Segment, adopt_segment
-from neuropod_core.placement.worker._served import End, Served
+from neuropod_core.placement.worker._served import Desk, End, Served
 from neuropod_core.placement.worker._spin import may_spin
+from neuropod_core.placement.worker._turns import Turns
 
 _SEGMENT_TIMEOUT_S = 10.0
 
+TAKES_TURNS = SPIN_IS_SAFE
+"""Whether one thread can serve several slots: a stroke of their bell shows the words of one of them, not of all."""
+
 
 class SharedMemoryEnd(End):
-    """A desk for each slot of the board, and the segments that the parent has sent."""
+    """Desks for the slots of the board, one for all if they share a bell, and the segments that the parent has sent."""
 
     def __init__(self, order: Mapping[str, Any], descriptors: list[int], served: Served) -> None:
         self._segments: dict[int, Segment] = {}
         self._news = threading.Condition()
         shape, spins = Shape(int(order["tensors"])), may_spin()
         board = adopt_segment(0, descriptors[0], int(order["nbytes"]))
-        ends = zip(descriptors[1::2], descriptors[2::2], strict=True)
-        self.desks = [
+        if order.get("shares_bell"):
+            bells, rings = [Doorbell(descriptor=descriptors[1])] * int(order["slots"]), descriptors[2:]
+        else:
+            bells, rings = [Doorbell(descriptor=heard) for heard in descriptors[1::2]], descriptors[2::2]
+        desks = [
             SharedMemoryDesk(
                 Slot(board, shape, number),
-                Doorbell(descriptor=heard),
+                bell,
                 Doorbell(ringer=rung),
                 served,
                 segment=self._segment,
                 spins=spins,
             )
-            for number, (heard, rung) in enumerate(ends)
+            for number, (bell, rung) in enumerate(zip(bells, rings, strict=True))
         ]
+        self.desks: list[Desk] = [Turns(desks, bells[0])] if order.get("shares_bell") else [*desks]
 
     def hear(self, message: Mapping[str, Any], descriptors: list[int]) -> None:
         """Take a segment that is new, or drop one that is gone."""

@@ -19,7 +19,7 @@ from neuropod_core.backend import Names, Tensors
 from neuropod_core.errors import NeuropodError, WorkerProtocolError
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._bells import IN, OUT, new_poll
-from neuropod_core.placement.worker._connection import Connection, Line, OverdueError, Transport
+from neuropod_core.placement.worker._connection import Connection, Line, OverdueError, Transport, usual_slots
 from neuropod_core.placement.worker._layouts import plain
 from neuropod_core.placement.worker._packets import (
     CALL,
@@ -47,9 +47,11 @@ class Sockets(Transport):
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
 
-    def connect(self, link: socket.socket, slots: int, tensors: int, wake: Callable[[], None]) -> Connection:
+    def connect(
+        self, link: socket.socket, slots: int | None, ready: Mapping[str, Any], tensors: int, wake: Callable[[], None]
+    ) -> Connection:
         """Make a socket pair for each slot."""
-        return SocketConnection(link, Bounds(self._limit_bytes, tensors), slots, tensors, wake)
+        return SocketConnection(link, Bounds(self._limit_bytes, tensors), slots or usual_slots(ready), tensors, wake)
 
     def allocate(self, nbytes: int) -> None:
         """Have any memory taken: workers see none of it."""

@@ -16,12 +16,13 @@ def stats_of(supervisors: Sequence[Supervisor], transport: Transport) -> dict[st
     """
     tallies = [supervisor.tally() for supervisor in supervisors]
     connections = [each.connection for each in supervisors if each.connection is not None]
+    in_store = sum(len(connection.laid_down()) for connection in connections)
     times = [sum(tally.times[bits] for tally in tallies) for bits in range(64)]
     return {
         "calls": sum(tally.calls for tally in tallies),
         "failed": sum(tally.failed for tally in tallies),
-        "running": sum(connection.gate.lent for connection in connections),
-        "waiting": sum(connection.gate.waiting for connection in connections),
+        "running": sum(connection.gate.lent for connection in connections) - in_store,
+        "waiting": sum(connection.gate.waiting for connection in connections) + in_store,
         "latency_us": {(1 << bits) / 1000: count for bits, count in enumerate(times) if count},
         "restarts": sum(supervisor.restarts for supervisor in supervisors),
         "replicas": [_replica(supervisor) for supervisor in supervisors],

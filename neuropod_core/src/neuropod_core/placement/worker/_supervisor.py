@@ -188,9 +188,10 @@ class Supervisor:
         self._say(process, recipe.order)
         self.ready = _checked_facts(self._told("ready", until)["ready"])
         self._born = time.monotonic()
-        slots = self._limits.slots or (2 if self.ready.get("serial") else 4)
         try:
-            return self._transport.connect(process.link, slots, recipe.tensors, self._bell.ring)
+            return self._transport.connect(
+                process.link, self._limits.slots, self.ready, recipe.tensors, self._bell.ring
+            )
         except OSError as error:
             raise self._died("when it was ready") from error
 
