@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable
@@ -195,6 +197,42 @@ def test_a_packager_that_fails_leaves_nothing_behind(error: type[BaseException],
     with pytest.raises(error):
         fail()
     assert left_behind(tmp_path) == []
+
+
+_STOPS_HALF_WAY = """
+import sys, time
+from neuropod_core import Problem
+from neuropod_core.packaging import new_package
+
+with new_package("calc", neuropod_path=sys.argv[1], model_name="m", problem=Problem((), ())) as new:
+    (new.folder / "large").write_bytes(b"0" * 1000)
+    print("half way", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_packager_left_is_removed_by_the_next(write: Write, tmp_path: Path) -> None:
+    packagers = []
+    for name in ("killed", "alive"):
+        arguments = [sys.executable, "-c", _STOPS_HALF_WAY, str(tmp_path / name)]
+        packagers.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True))
+        assert packagers[-1].stdout is not None
+        assert packagers[-1].stdout.readline() == "half way\n"
+    killed, alive = packagers
+    killed.kill()
+    killed.communicate()
+    for folder in tmp_path.glob(".neuropod-*"):
+        os.utime(folder, (0, 0))
+    (tmp_path / ".neuropod-of-mine").mkdir()
+    os.utime(tmp_path / ".neuropod-of-mine", (0, 0))
+
+    write(tmp_path / "m.neuropod")
+    left = left_behind(tmp_path)
+    alive.kill()
+    alive.communicate()
+
+    assert len(left) == 3  # The package, the folder of the one that is alive, and that of a longer name.
+    assert ".neuropod-of-mine" in left
 
 
 @pytest.mark.parametrize("make", [Path.touch, Path.mkdir, lambda path: path.symlink_to("nowhere")])

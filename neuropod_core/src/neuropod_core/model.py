@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
-from math import isnan
-from typing import TYPE_CHECKING, Any, Literal, cast, overload
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from neuropod_core import plugins
+from neuropod_core._arguments import names_of, seconds_of, zeros_for
 from neuropod_core._comparison import compare
 from neuropod_core._unchecked import check_of_some, unchecked_call, unchecked_inputs
 from neuropod_core.backend import Array, Executor, Names, NativeTensors, Tensors
@@ -25,7 +23,6 @@ from neuropod_core.checks import (
     native_output_check,
     output_check,
 )
-from neuropod_core.dtypes import DType
 from neuropod_core.errors import (
     InferenceError,
     ModelClosedError,
@@ -45,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Neuropod"]
 
 _logger = logging.getLogger("neuropod")
-_LONGEST_TIMEOUT_S = 1e8
-"""Three years; the clocks of a system do not reach much further."""
 
 
 class Neuropod:
@@ -168,7 +163,7 @@ class Neuropod:
         """
         try:
             if timeout_s is not None:
-                timeout_s = _seconds(timeout_s)
+                timeout_s = seconds_of(timeout_s)
             if result != "numpy":
                 return self._infer_native(inputs, outputs, result, timeout_s)
             if outputs is None and timeout_s is None:
@@ -197,7 +192,7 @@ class Neuropod:
             As in `infer`.
         """
         try:
-            limit_s = None if timeout_s is None else _seconds(timeout_s)
+            limit_s = None if timeout_s is None else seconds_of(timeout_s)
             arrays, sizes = self._check_inputs(inputs)
             names, check = self._asked(outputs)
             return check(await self._executor.infer_async(arrays, names, limit_s), sizes)
@@ -267,7 +262,7 @@ class Neuropod:
             If the test data cannot be read.
         """
         packaged = self._package.test_data() if sizes is None else None
-        self.infer(packaged.inputs if packaged else _zeros(self.inputs, sizes or {}))
+        self.infer(packaged.inputs if packaged else zeros_for(self.inputs, sizes or {}))
 
     def test(self) -> dict[str, float]:
         """Run the packaged test data and compare the results: text exactly, numbers by `numpy.allclose`.
@@ -331,7 +326,7 @@ class Neuropod:
             raise OptionError(f"result is 'numpy' or 'native', not {shown(result)}", at="result")
         check_inputs, check_outputs = self._native_checks
         tensors, sizes = check_inputs(inputs)
-        names = None if outputs is None else _names(outputs)
+        names = None if outputs is None else names_of(outputs)
         check = check_outputs(names)
         return check(self._executor.infer_native_within(timeout_s, tensors, names), sizes)
 
@@ -343,7 +338,7 @@ class Neuropod:
         return inputs, lru_cache(maxsize=64)(of_some)
 
     def _asked(self, outputs: Names) -> tuple[Names, OutputCheck]:
-        names = None if outputs is None else _names(outputs)
+        names = None if outputs is None else names_of(outputs)
         return names, self._check_some(names)
 
     def _unforeseen(self, error: Exception) -> InferenceError:
@@ -371,34 +366,3 @@ _CLOSED = _Closed()
 
 def _closed_call(inputs: Mapping[str, Any]) -> Tensors:
     return _CLOSED.infer(dict(inputs))
-
-
-def _names(outputs: object) -> tuple[str, ...]:
-    names = tuple(outputs) if isinstance(outputs, Iterable) and not isinstance(outputs, str) else (None,)
-    if not all(isinstance(name, str) for name in names):
-        raise TensorMismatchError("outputs", "a sequence of names", shown(outputs), "pass a list of names")
-    return cast("tuple[str, ...]", names)
-
-
-def _seconds(timeout_s: object) -> float | None:
-    """Take seconds to wait; None for as long as it takes."""
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float | np.integer | np.floating):
-        raise OptionError(f"timeout_s is a number of seconds, not {shown(timeout_s)}", at="timeout_s")
-    if isnan(timeout_s):
-        raise OptionError("timeout_s is a number of seconds, not NaN", at="timeout_s")
-    return None if timeout_s > _LONGEST_TIMEOUT_S else float(timeout_s)
-
-
-def _zeros(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> Tensors:
-    unknown = set(sizes).difference(*(spec.symbols for spec in specs))
-    if unknown:
-        raise OptionError(f"the inputs have no symbols {shown(sorted(map(str, unknown)))}", at="sizes")
-    try:
-        return {spec.name: _zero(spec, sizes) for spec in specs}
-    except (ValueError, TypeError, MemoryError) as error:
-        raise OptionError(f"no array has such lengths: {error}", at="sizes") from error
-
-
-def _zero(spec: TensorSpec, sizes: Mapping[str, int]) -> Array:
-    shape = tuple(dim if isinstance(dim, int) else sizes.get(dim or "", 1) for dim in spec.shape)
-    return np.full(shape, "", dtype=object) if spec.dtype is DType.STRING else np.zeros(shape, spec.dtype.numpy)

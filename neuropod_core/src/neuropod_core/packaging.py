@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
@@ -16,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 import numpy as np
 
 from neuropod_core import test_data
-from neuropod_core._cache import remove_tree
 from neuropod_core._comparison import compare
 from neuropod_core._containers import open_container
+from neuropod_core._workplaces import workplace
 from neuropod_core.backend import Array
 from neuropod_core.checks import input_check
 from neuropod_core.config import Config, Manifest
@@ -349,12 +348,10 @@ def _writing(target: Path) -> Iterator[None]:
 
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    with _writing(target):
-        work = Path(tempfile.mkdtemp(prefix=".neuropod-", dir=target.parent))
-    try:
+    with ExitStack() as stack:
+        with _writing(target):
+            work = stack.enter_context(workplace(target.parent))
         yield work
-    finally:
-        remove_tree(work)
 
 
 def _publish(work: Path, root: Path, target: Path, arguments: PackageArguments) -> None:

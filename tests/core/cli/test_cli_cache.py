@@ -92,6 +92,13 @@ def test_prune_by_age_removes_what_was_not_used(cache: Path, invoke: Invoke) -> 
     assert list(cache.glob("unpacking/*")) == []
 
 
+def test_a_dry_run_says_in_a_pipe_that_it_is_one(cache: Path, invoke: Invoke) -> None:
+    dry, wet = (invoke("cache", "prune", "--older-than", "30d", *more).stdout for more in (["--dry-run"], []))
+
+    assert dry.startswith("would-be-removed\tsame\t")
+    assert wet.startswith("removed\tsame\t")
+
+
 def test_prune_by_size_removes_what_was_not_used_longest(cache: Path, invoke: Invoke) -> None:
     sizes = {one["name"]: one["bytes"] for one in answer(invoke, "list")["packages"]}
 

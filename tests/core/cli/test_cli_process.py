@@ -172,6 +172,15 @@ def test_version_is_that_of_the_distribution(invoke: Invoke) -> None:
     assert invoke("--version").stdout == f"neuropod {neuropod_core.__version__}\n"
 
 
+@pytest.mark.parametrize("group", [[], ["cache"], ["env"]], ids=str)
+def test_a_group_alone_shows_its_help_and_ends_with_code_2(group: list[str], invoke: Invoke) -> None:
+    result = invoke(*group)
+
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Usage: {' '.join(['neuropod', *group])} [OPTIONS]")
+    assert "Commands:\n" in result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [["nonsense"], ["run"], ["run", "x", "--nonsense"], ["run", "x", "--repeat", "0"]]
 )

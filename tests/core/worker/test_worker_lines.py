@@ -24,7 +24,8 @@ from neuropod_core.placement.worker import _results
 from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._desk import SharedMemoryDesk
 from neuropod_core.placement.worker._line import SharedMemoryLine
-from neuropod_core.placement.worker._memory import Lease, Pool, create_segment
+from neuropod_core.placement.worker._pool import Lease, Pool
+from neuropod_core.placement.worker._segments import create_segment
 
 LARGE = 50_000
 

@@ -44,7 +44,8 @@ from neuropod_core.placement.worker._layouts import (
     layout_of,
 )
 from neuropod_core.placement.worker._line import SharedMemoryLine as Line
-from neuropod_core.placement.worker._memory import PAGE_BYTES, Block, Pool, create_segment
+from neuropod_core.placement.worker._pool import Block, Pool
+from neuropod_core.placement.worker._segments import PAGE_BYTES, create_segment
 from neuropod_core.placement.worker._spin import Spin
 from neuropod_core.placement.worker._tasks import delivered
 from neuropod_core.placement.worker._travel import error_from, facts_of

@@ -30,7 +30,6 @@ from neuropod_core.dtypes import DType
 from neuropod_core.errors import WorkerProtocolError
 from neuropod_core.placement.worker import _frames, _shared_memory
 from neuropod_core.placement.worker._bells import IN, Doorbell, SelectorPoll
-from neuropod_core.placement.worker._memory import adopt_segment, create_segment
 from neuropod_core.placement.worker._packets import (
     CALL,
     ERROR,
@@ -42,6 +41,7 @@ from neuropod_core.placement.worker._packets import (
     Layouts,
     outgoing,
 )
+from neuropod_core.placement.worker._segments import adopt_segment, create_segment
 from neuropod_core.testing.strategies import tensors
 
 LARGE = 1 << 18  # Numbers of float64: two megabytes, more than sockets hold.

@@ -19,7 +19,7 @@ from neuropod_core.cli._errors import (
     surviving_exit,
     traceback_of,
 )
-from neuropod_core.cli._options import asked, verbose_option
+from neuropod_core.cli._options import ask_for_command, asked, verbose_option
 from neuropod_core.cli._output import Output, Report, silence
 from neuropod_core.cli.cache import cache
 from neuropod_core.cli.completion import completion
@@ -140,9 +140,7 @@ Messages, progress and whatever a model prints go to stderr.
 @click.pass_context
 def neuropod(context: click.Context) -> None:
     """Package models of any framework with the problem that they solve, and run them anywhere."""
-    if context.invoked_subcommand is None:
-        click.echo(context.get_help(), err=True)
-        context.exit(Code.USAGE)
+    ask_for_command(context)
 
 
 for _command in (info, run, verify, pack, plugins, env, cache, completion):

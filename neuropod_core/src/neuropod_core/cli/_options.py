@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from neuropod_core.cli._completion import complete_distributions
+from neuropod_core.cli._errors import Code
 
 __all__ = [
+    "ask_for_command",
     "asked",
     "assignments",
     "json_option",
@@ -43,6 +45,13 @@ def asked(arguments: list[str], *names: str) -> bool:
     """Tell whether one of the flags `names` was given, even where the rest cannot be parsed."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return any(argument in names for argument in options)
+
+
+def ask_for_command(context: click.Context) -> None:
+    """Where a group is called without one of its commands, show its help and exit as for any wrong usage."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(Code.USAGE)
 
 
 def named_values(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:

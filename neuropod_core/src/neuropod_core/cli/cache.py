@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from neuropod_core.cli._errors import Code
-from neuropod_core.cli._options import json_option, verbose_option
+from neuropod_core.cli._options import ask_for_command, json_option, verbose_option
 from neuropod_core.cli._output import Facts, Output, Report, Table, progress
 from neuropod_core.cli._text import human_bytes
 
@@ -62,9 +62,11 @@ _folder_option = click.option(
 )
 
 
-@click.group(epilog=_EXAMPLES)
-def cache() -> None:
+@click.group(epilog=_EXAMPLES, invoke_without_command=True)
+@click.pass_context
+def cache(context: click.Context) -> None:
     """See what lies in the cache, make room, look for damage."""
+    ask_for_command(context)
 
 
 @cache.command("list")
@@ -115,7 +117,7 @@ def prune(
 
     Without options, only what nobody can use is removed: damaged packages, what dead processes left, and transfers that
     nobody went on with for a week. A package that a live process has loaded is never removed, nor is a transfer under
-    way. In a pipe, each line is: removed (or kept, for what is in use), name or source, bytes, key.
+    way. In a pipe, each line is: removed (kept, for what is in use; would-be-removed), name or source, bytes, key.
     """
     upkeep = _upkeep(cache_dir)
     with progress("pruning the cache"):
@@ -206,11 +208,12 @@ def _prune_report(done: Sequence[tuple[Entry | Beginning, bool]], dead: int, *, 
     kept = [_short(one) for one, gone in done if not gone]
     freed = sum(one.size for one, gone in done if gone)
     document = {"dry_run": dry_run, "freed_bytes": freed, "removed": removed, "kept": kept, "left_by_dead": dead}
+    removal = "would-be-removed" if dry_run else "removed"
     rows = [
-        ("removed" if gone else "kept", short["name"], short["bytes"], short["key"] or "")
+        (removal if gone else "kept", short["name"], short["bytes"], short["key"] or "")
         for (_, gone), short in ((pair, _short(pair[0])) for pair in done)
     ]
-    people = [(f"would be {what}" if dry_run else what, name, human_bytes(size)) for what, name, size, _ in rows]
+    people = [(what.replace("-", " "), name, human_bytes(size)) for what, name, size, _ in rows]
     verb = "would be freed" if dry_run else "freed"
     return Report(
         document,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from neuropod_core.cli._errors import Code
-from neuropod_core.cli._options import json_option, verbose_option
+from neuropod_core.cli._options import ask_for_command, json_option, verbose_option
 from neuropod_core.cli._output import Facts, Output, Report, Table
 from neuropod_core.cli._text import clean, human_bytes
 
@@ -49,12 +49,16 @@ def _from_wheels(command: _Command) -> _Command:
     return python(wheels(command))
 
 
-@click.group(epilog=_EXAMPLES, short_help="Build, list and remove environments of packages.")
-def env() -> None:
+@click.group(
+    epilog=_EXAMPLES, short_help="Build, list and remove environments of packages.", invoke_without_command=True
+)
+@click.pass_context
+def env(context: click.Context) -> None:
     """Build the environment that the lock of a package describes, and keep house among those that were built.
 
     They lie in the cache (NEUROPOD_CACHE_DIR), of wheels alone, whose hashes are those of the lock.
     """
+    ask_for_command(context)
 
 
 @env.command()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from neuropod_core.placement.worker._memory import PAGE_BYTES, Segment, rounded
+from neuropod_core.placement.worker._segments import PAGE_BYTES, Segment, rounded
 
 # Each of the first four has a cache line of its own.
 ASKED, WORKER_SLEEPS, ANSWERED, PARENT_SLEEPS = 0, 8, 16, 24

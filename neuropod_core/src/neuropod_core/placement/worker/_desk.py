@@ -52,7 +52,7 @@ from neuropod_core.placement.worker._board import (
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._granted_room import GrantedRoom
 from neuropod_core.placement.worker._layouts import Layout, Place, decode_text, layout_of
-from neuropod_core.placement.worker._memory import Segment
+from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._served import Desk, Served, await_the_end, logger
 from neuropod_core.placement.worker._spin import LOOKS, Spin, leave_this_cpu
 from neuropod_core.placement.worker._travel import fitting_facts

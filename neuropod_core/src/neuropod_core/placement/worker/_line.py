@@ -37,8 +37,9 @@ from neuropod_core.placement.worker._board import (
 from neuropod_core.placement.worker._connection import Line, OverdueError
 from neuropod_core.placement.worker._known import Request
 from neuropod_core.placement.worker._layouts import Layout, layout_of, plain
-from neuropod_core.placement.worker._memory import Block, Pool, Segment
+from neuropod_core.placement.worker._pool import Block, Pool
 from neuropod_core.placement.worker._results import MOST_LAYOUTS, Results
+from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._trays import Where, Written
 from neuropod_core.placement.worker._waiting import carried

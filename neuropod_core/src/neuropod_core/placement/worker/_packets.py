@@ -18,7 +18,7 @@ from neuropod_core.backend import Array, Names, Tensors
 from neuropod_core.errors import InferenceError, SharedMemoryError, WorkerProtocolError
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import Layout, decode_text, encode_text, layout_from_json, layout_of
-from neuropod_core.placement.worker._memory import rounded
+from neuropod_core.placement.worker._segments import rounded
 
 CALL, RESULTS, ERROR = 1, 2, 3
 

@@ -23,6 +23,13 @@ from neuropod_core.variants import Variant
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
 
+_BOUNDS = {
+    "replicas": (1, 1000),
+    "slots": (1, 100),  # Each takes two descriptors of the 253 that one message carries.
+    "shared_memory_bytes": (1 << 16, 1 << 60),
+    "restarts": (0, 1 << 60),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Worker(Placement):
@@ -33,7 +40,8 @@ class Worker(Placement):
     replicas
         How many processes, each with the model; a call goes to the least busy. Stateful models have one.
     slots
-        How many calls a worker takes at a time; None for 4, or 2 where the model runs one at a time.
+        How many calls lie before a worker at a time; None for as many as suit the model: 4, or 8 where it runs one at a
+        time and the others wait before it.
     shared_memory_bytes
         The most memory for tensors on their way, and for results that callers hold, of all replicas together. Nothing
         is reserved before it is needed. Where tensors travel over sockets, the most that the inputs of a call, and its
@@ -85,10 +93,10 @@ class Worker(Placement):
     _caged: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("replicas", 1), ("slots", 1), ("shared_memory_bytes", 1 << 16), ("restarts", 0)):
+        for name, (least, most) in _BOUNDS.items():
             value: object = getattr(self, name)
-            if value is not None and (type(value) is not int or value < least):
-                raise OptionError(f"Worker({name}=...) is an int of at least {least}, not {shown(value)}")
+            if value is not None and (type(value) is not int or not least <= value <= most):
+                raise OptionError(f"Worker({name}=...) is an int from {least} to {most}, not {shown(value)}")
         self._check_times_and_threads()
         check_name(self.transport)
         if self.cpus is not None and not hasattr(os, "sched_setaffinity"):

@@ -29,7 +29,8 @@ from neuropod_core.placement.worker._board import (
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._known import Answer, Request, read_results
 from neuropod_core.placement.worker._layouts import Layout, layout_from_json
-from neuropod_core.placement.worker._memory import Block, BlockArray, Lease, Pool, Segment
+from neuropod_core.placement.worker._pool import Block, BlockArray, Lease, Pool
+from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Where, read_places
 

@@ -10,7 +10,7 @@ from neuropod_core.errors import WorkerProtocolError
 from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import SPIN_IS_SAFE, Shape, Slot
 from neuropod_core.placement.worker._desk import SharedMemoryDesk
-from neuropod_core.placement.worker._memory import Segment, adopt_segment
+from neuropod_core.placement.worker._segments import Segment, adopt_segment
 from neuropod_core.placement.worker._served import Desk, End, Served
 from neuropod_core.placement.worker._spin import may_spin
 from neuropod_core.placement.worker._turns import Turns

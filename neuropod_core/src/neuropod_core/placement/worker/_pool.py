@@ -1,35 +1,22 @@
-"""Anonymous shared memory: sealed against shrinking and growing, its pages reserved, pooled by the parent.
-
-The parent makes all memory and hands it out: a worker that dies takes nothing with it and leaves nothing behind, and
-nothing that a worker says can move a boundary. Nothing has a name. A segment is one ``memfd``; blocks are carved from
-segments, and go back when the last array that lies in them is dropped.
-"""
+"""The pool: blocks carved from segments, lent to callers, and back when the last array that lies in them is dropped."""
 
 from __future__ import annotations
 
 import contextlib
-import mmap
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from queue import Empty, SimpleQueue
-from typing import Any
 
 import numpy as np
 
 from neuropod_core.backend import Array
 from neuropod_core.errors import ModelClosedError, SharedMemoryError
-from neuropod_core.placement.worker._memfd import check_sealed, sealed_file
+from neuropod_core.placement.worker._segments import PAGE_BYTES, Segment, create_segment, rounded
 
-PAGE_BYTES = 4096
 _LONGEST_NAP_S = 0.02
 SEGMENT_BYTES = 16 << 20
 """The usual size of a segment; a larger tensor gets one of its own."""
-
-
-class SegmentArray(np.ndarray):
-    """The bytes of a whole segment. NumPy stops at a class of its own when it looks for the owner of a view."""
 
 
 class BlockArray(np.ndarray):
@@ -40,63 +27,6 @@ class BlockArray(np.ndarray):
     def __array_finalize__(self, source: object) -> None:
         # NumPy lets a slice of this very array forget it, and remember the segment: so the slice keeps the lease.
         self.lease = getattr(source, "lease", None)
-
-
-class Segment:
-    """One piece of shared memory, mapped."""
-
-    def __init__(self, number: int, descriptor: int, nbytes: int) -> None:
-        self.number, self.descriptor, self.nbytes = number, descriptor, nbytes
-        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        self.memory = mmap.mmap(descriptor, nbytes, flags=flags)
-        self.bytes: Any = np.frombuffer(self.memory, np.uint8).view(SegmentArray)
-        self.address: int = self.bytes.__array_interface__["data"][0]
-
-    def close(self) -> None:
-        """Forget the descriptor; the memory goes when no array lies in it."""
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-def create_segment(number: int, nbytes: int) -> Segment:
-    """Make a segment, its pages reserved: writing to it later cannot fail for want of memory.
-
-    Raises
-    ------
-    SharedMemoryError
-        If there is not that much memory.
-    """
-    nbytes, descriptor = rounded(nbytes, PAGE_BYTES), -1
-    try:
-        descriptor = sealed_file(nbytes)
-        return Segment(number, descriptor, nbytes)
-    except OSError as error:
-        if descriptor >= 0:
-            os.close(descriptor)
-        what = f"no shared memory of {nbytes} bytes can be had: {error.strerror or error}"
-        raise SharedMemoryError(what, remedy="free memory, or pass smaller tensors") from error
-
-
-def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
-    """Map a segment that another process made, once it is known that nobody can take it away.
-
-    Raises
-    ------
-    WorkerProtocolError
-        If it lacks a seal or has another size.
-    """
-    try:
-        check_sealed(descriptor, nbytes)
-        return Segment(number, descriptor, nbytes)
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def rounded(nbytes: int, to: int) -> int:
-    """Give the next multiple of `to`, at least one."""
-    return max(-(-nbytes // to), 1) * to
 
 
 class Block:
