@@ -452,3 +452,50 @@ def test_tensors_of_every_type_and_shape_come_through_a_packet(data: st.DataObje
         got = incoming.tensors[name]
         assert (got.shape, got.dtype) == (array.shape, array.dtype)
         assert got.tobytes() == array.tobytes() if array.dtype != object else got.tolist() == array.tolist()
+
+
+# -- Ctrl-C, again and again
+
+INTERRUPTED = """
+import random, signal, sys, time
+sys.path.insert(0, {folder!r})
+import worker_lab
+from worker_lab import said
+import numpy as np
+from neuropod_core import Worker, load_neuropod, plugins
+plugins.register(worker_lab, "lab")
+
+model = load_neuropod({package!r}, placement=Worker(slots=2, transport={transport!r}))
+calls = [(said("double", x), 2 * x) for x in (np.arange(8.0), np.arange(float(1 << 15)))]
+chance = random.Random(3)
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+
+def call_until_interrupted(inputs, y):
+    signal.setitimer(signal.ITIMER_REAL, chance.uniform(5e-5, 4e-4))
+    while True:
+        assert np.array_equal(model.infer(inputs, timeout_s=20)["y"], y)
+        model.infer(inputs)
+
+for number in range(600):
+    try:
+        call_until_interrupted(*calls[number % 2])
+    except KeyboardInterrupt as error:
+        kept = error  # As an interactive Python does.
+
+until = time.monotonic() + 20
+while model.stats()["running"]:
+    assert time.monotonic() < until, model.stats()
+    time.sleep(0.01)
+for inputs, y in calls:
+    assert np.array_equal(model.infer(inputs)["y"], y)
+print(model.stats()["restarts"])
+"""
+
+
+def test_interrupts_at_any_moment_lose_no_slot(package: Callable[..., Path], transport: str) -> None:
+    folder = str(Path(__file__).parent / "plugin")
+    program = INTERRUPTED.format(folder=folder, package=str(package()), transport=transport)
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr[-3000:]

@@ -41,6 +41,8 @@ class Line(ABC):
         Calls that raised, and those that did not by the bits of their nanoseconds.
     used
         Whether a call holds anything that `clear` lets go.
+    loan
+        What its caller knows it by; None where it was given back.
     leave
         Gives the line back where its caller cannot: `Connection.settle`.
     """
@@ -52,6 +54,7 @@ class Line(ABC):
         self.call = self.failed = 0
         self.times = [0] * 64
         self.used = False
+        self.loan: object = None
 
     @abstractmethod
     def call_through(
@@ -163,7 +166,14 @@ class Connection(ABC):
         """Take back a line whose call is over."""
         if line.used:
             line.clear()
-        self.gate.give(line)
+        gate = self.gate
+        line.loan = None  # Nothing interrupts between this and what follows: an interrupt finds it lent, or free.
+        if gate.queue or gate.closed:
+            gate.give(line)
+            return
+        gate.free.append(line)
+        if gate.queue or gate.closed:
+            gate.attend()
 
     def settle(self, line: Line) -> None:
         """Take back a line whose call did not come to its end; the worker may still be busy with it."""

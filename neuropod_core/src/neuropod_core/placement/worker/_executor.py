@@ -79,14 +79,24 @@ class WorkerExecutor(Executor):
         pids = [supervisor.pid for supervisor in self._supervisors]
         return {**self._supervisors[0].ready["description"], "placement": "worker", "pids": pids}
 
-    def infer(self, inputs: Tensors, outputs: Names = None) -> Tensors:
+    def infer(self, inputs: Tensors, outputs: Names = None, timeout_s: float | None = None) -> Tensors:
         """Run the model in a worker."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         connection = self._only.connection
         try:
-            line = connection.gate.free.pop()
+            for line in connection.gate.idle:  # noqa: B007 - it is used below; see `Gate.idle`
+                break
         except (AttributeError, IndexError):  # There is no connection, or none of its lines is free.
-            connection, line = self._line(None, None)
-        return self._through(connection, line, inputs, outputs)
+            connection, line = self._line(deadline, timeout_s)
+        line.loan = loan = [None]  # No call: nothing interrupts before it can be caught.
+        try:
+            return self._through(connection, line, inputs, outputs, deadline)
+        except BaseException as error:
+            if line.loan is not loan:  # It was over.
+                raise
+            if not self._runs_again(error, connection, line, inputs):
+                raise self._said(error, connection, line, timeout_s) from error.__cause__
+        return self.infer(inputs, outputs, None if deadline is None else deadline - time.monotonic())
 
     def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
         """Run the model in a worker; between processes, tensors are NumPy arrays."""
@@ -100,9 +110,7 @@ class WorkerExecutor(Executor):
 
     def infer_within(self, timeout_s: float | None, inputs: Tensors, outputs: Names = None) -> Tensors:
         """Run the model in a worker, and wait no longer than `timeout_s`."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        connection, line = self._line(deadline, timeout_s)
-        return self._through(connection, line, inputs, outputs, deadline=deadline, timeout_s=timeout_s)
+        return self.infer(inputs, outputs, timeout_s)
 
     async def infer_async(self, inputs: Tensors, outputs: Names = None, timeout_s: float | None = None) -> Tensors:
         """Run the model in a worker while the loop goes on."""
@@ -114,9 +122,7 @@ class WorkerExecutor(Executor):
         except LeftToThreadError:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
-            line.hold(inputs)
-            if error is line.failure and line.untouched:
-                connection.settle(line)
+            if self._runs_again(error, connection, line, inputs):
                 left_s = None if deadline is None else deadline - time.monotonic()
                 return await self.infer_async(inputs, outputs, left_s)
             raise self._said(error, connection, line, timeout_s) from error.__cause__
@@ -157,19 +163,10 @@ class WorkerExecutor(Executor):
         line: Line,
         inputs: Tensors,
         outputs: Names,
-        *,
-        deadline: float | None = None,
-        timeout_s: float | None = None,
+        deadline: float | None,
     ) -> Tensors:
         started = perf_counter_ns()
-        try:
-            results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
-        except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
-            line.hold(inputs)
-            if error is line.failure and line.untouched:
-                connection.settle(line)
-                return self.infer_within(None if deadline is None else deadline - time.monotonic(), inputs, outputs)
-            raise self._said(error, connection, line, timeout_s) from error.__cause__
+        results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
         line.times[(perf_counter_ns() - started).bit_length()] += 1
         connection.release(line)
         return results
@@ -223,6 +220,14 @@ class WorkerExecutor(Executor):
         return None
 
     # -- when a call does not come to its end
+
+    def _runs_again(self, error: BaseException, connection: Connection, line: Line, inputs: Tensors) -> bool:
+        """Whether a call that broke off never began, since its worker died before: then its line is settled."""
+        line.hold(inputs)
+        if error is not line.failure or not line.untouched:
+            return False
+        connection.settle(line)
+        return True
 
     def _said(self, error: BaseException, connection: Connection, line: Line, timeout_s: float | None) -> BaseException:
         line.failed += 1

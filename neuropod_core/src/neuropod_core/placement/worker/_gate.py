@@ -5,11 +5,13 @@ from __future__ import annotations
 import _thread
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+_NOTHING: Any = object()
 
 
 class Gate(Generic[T]):
@@ -19,18 +21,27 @@ class Gate(Generic[T]):
     ----------
     free
         What nobody uses; taken from its end, so that what was used last is used next.
+    idle
+        Takes from `free` in a ``for`` loop, an IndexError if there is nothing. Unlike a call it is not interrupted
+        between taking a thing and giving it a name.
+    queue
+        Whoever waits, each to be called with the thing.
+    closed
+        Whether nothing is lent any more.
     """
 
     def __init__(self, things: list[T]) -> None:
         self.free, self._total = list(things), len(things)
+        self.idle: Iterator[T] = iter(self.free.pop, _NOTHING)
+        self.queue: deque[Callable[[T | None], None]] = deque()
+        self.closed = False
         self._retired: list[T] = []
-        self._waiting: deque[Callable[[T | None], None]] = deque()
-        self._lock, self._closed = threading.Lock(), False
+        self._lock = threading.Lock()
 
     @property
     def waiting(self) -> int:
         """How many callers wait."""
-        return len(self._waiting)
+        return len(self.queue)
 
     @property
     def lent(self) -> int:
@@ -47,52 +58,61 @@ class Gate(Generic[T]):
     def ask(self, deliver: Callable[[T | None], None]) -> None:
         """Have one thing delivered, at once or when one is free; None if the gate is closed."""
         with self._lock:
-            thing = None if self._closed else self._found_or_awaited(deliver)
-            if thing is None and not self._closed:
+            thing = None if self.closed else self._found_or_awaited(deliver)
+            if thing is None and not self.closed:
                 return
         deliver(thing)
 
     def _found_or_awaited(self, deliver: Callable[[T | None], None]) -> T | None:
         """Wait first and look then: things are given and taken without the lock, and a giver looks for who waits."""
-        self._waiting.append(deliver)
+        self.queue.append(deliver)
         try:
             thing = self.free.pop()
         except IndexError:
             return None
-        self._waiting.remove(deliver)
+        self.queue.remove(deliver)
         return thing
 
     def withdraw(self, deliver: Callable[[T | None], None]) -> bool:
         """Take `ask` back; False if it was answered already."""
         with self._lock:
             try:
-                self._waiting.remove(deliver)
+                self.queue.remove(deliver)
             except ValueError:
                 return False
             return True
 
     def give(self, thing: T) -> None:
         """Give one back: to whoever waits longest."""
-        if not self._waiting and not self._closed:
-            self.free.append(thing)
-            if not self._waiting and not self._closed:  # Else somebody began to wait, or closed it, in between.
-                return
-            try:
-                thing = self.free.pop()
-            except IndexError:  # And somebody else took it.
-                return
+        if self.queue or self.closed:
+            self._hand_over(thing)
+            return
+        self.free.append(thing)
+        if self.queue or self.closed:
+            self.attend()
+
+    def attend(self) -> None:
+        """Bring something that is free to where it belongs: somebody began to wait, or closed it, as it came."""
+        try:
+            thing = self.free.pop()
+        except IndexError:  # And somebody else took it.
+            return
+        self._hand_over(thing)
+
+    def _hand_over(self, thing: T) -> None:
         with self._lock:
-            if not self._waiting:
-                (self._retired if self._closed else self.free).append(thing)
+            if not self.queue:
+                (self._retired if self.closed else self.free).append(thing)
                 return
-            deliver = self._waiting.popleft()
+            deliver = self.queue.popleft()
         deliver(thing)
 
     def close(self) -> None:
         """Send everybody away who waits, and who comes later."""
         with self._lock:
-            self._closed = True
-            waiting, self._waiting = self._waiting, deque()
+            self.closed = True
+            waiting = list(self.queue)
+            self.queue.clear()
             with suppress(IndexError):  # One by one: things are given and taken without the lock.
                 while True:
                     self._retired.append(self.free.pop())

@@ -266,9 +266,8 @@ class SharedMemoryLine(Line):
             self._requests.pop(self._fresh, None)
             self._request = self._fresh = None
         if self._blocks:
-            for block in self._blocks:
-                self._pool.give_back(block)
-            self._blocks.clear()
+            while self._blocks:  # One by one: who is interrupted clears once more.
+                self._pool.give_back(self._blocks.pop())
         self._results.clear()
 
     def fail(self, error: NeuropodError) -> None:

@@ -167,6 +167,8 @@ class SocketLine(Line):
         if sent is None or expected is None:
             return True
         if self._torn or (sent.begun and not sent.done):
+            with suppress(OSError):  # Whoever keeps the traceback of an interrupt keeps the socket open.
+                self._ours.shutdown(socket.SHUT_RDWR)
             self._connect()
             self._replace(self.number, self.theirs)
         elif sent.done and not self._is_drained(expected):
