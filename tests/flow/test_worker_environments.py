@@ -203,6 +203,17 @@ def test_a_package_brings_its_own_environment(locked: Path, models: list[Neuropo
     assert results["numpy"].tolist() == ["1.26.4"]
 
 
+def test_nothing_is_built_for_a_package_that_is_not_trusted(
+    locked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NEUROPOD_CACHE_DIR", str(tmp_path / "empty"))
+
+    with pytest.raises(TrustError):
+        load_neuropod(locked, placement=Worker(environment="package"), trust="graph")
+
+    assert not list((tmp_path / "empty").rglob("environments"))
+
+
 def test_a_package_in_its_own_environment_and_a_sandbox(locked: Path, models: list[Neuropod]) -> None:
     if sandbox.available().missing:
         pytest.skip("this kernel has no sandbox")

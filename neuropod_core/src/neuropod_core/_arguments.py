@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import isnan
+from operator import index
 from typing import cast
 
 import numpy as np
@@ -32,6 +33,21 @@ def seconds_of(timeout_s: object) -> float | None:
     if isnan(timeout_s):
         raise OptionError("timeout_s is a number of seconds, not NaN", at="timeout_s")
     return None if timeout_s > _LONGEST_TIMEOUT_S else float(timeout_s)
+
+
+def lengths_for(spec: TensorSpec, shape: object) -> tuple[int, ...]:
+    """Take the shape of an array for an input."""
+    try:
+        lengths = tuple(map(index, shape))  # type: ignore[call-overload]  # else: a TypeError
+    except TypeError:
+        raise TensorMismatchError(f"inputs.{spec.name}", spec.notation, f"the shape {shown(shape)}") from None
+    fits = len(lengths) == len(spec.shape) and all(
+        length >= 0 and (not isinstance(dim, int) or dim == length)
+        for dim, length in zip(spec.shape, lengths, strict=True)
+    )
+    if not fits:
+        raise TensorMismatchError(f"inputs.{spec.name}", spec.notation, f"the shape {list(lengths)}")
+    return lengths
 
 
 def zeros_for(specs: Iterable[TensorSpec], sizes: Mapping[str, int]) -> Tensors:

@@ -1,46 +1,69 @@
-"""Where packages come into being: a hidden folder beside the target, so that moving into place is one step."""
+"""Folders for work under way: removed in the end, or, where their process was killed, by the next one of their kind."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from neuropod_core._cache import lock_file, remove_tree
 
-_PREFIX = ".neuropod-"
 _BIRTH_S = 60.0
 """A folder may be so old and not yet have the lock of its maker."""
 
 
-@contextmanager
-def workplace(beside: Path) -> Iterator[Path]:
-    """Make a folder in `beside`, and remove it in the end, and those that killed processes left there."""
-    _remove_abandoned(beside)
-    work = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=beside))
-    descriptor = -1
-    try:
+class Workplace:
+    """A folder in `beside`, named after what it is `for_`; nobody else may look into it.
+
+    Attributes
+    ----------
+    folder
+        The folder, empty at first.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+
+    def __init__(self, beside: Path, for_: str) -> None:
+        _remove_abandoned(beside, for_)
+        self.folder, self._descriptor = beside / f".neuropod-{for_}-{os.urandom(8).hex()}", -1
+        self.folder.mkdir(mode=0o700)
         with suppress(OSError):  # Windows opens no folders; without a lock, nobody takes it for abandoned.
-            descriptor = os.open(work, os.O_RDONLY)
-            lock_file(descriptor)
-        yield work
-    finally:
+            self._descriptor = os.open(self.folder, os.O_RDONLY)
+            lock_file(self._descriptor)
+
+    def close(self) -> None:
+        """Remove it."""
+        self.forget()
+        remove_tree(self.folder)
+
+    def forget(self) -> None:
+        """Let go of it, and leave it to others."""
+        descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
-        remove_tree(work)
 
 
-def _remove_abandoned(beside: Path) -> None:
-    for folder in beside.glob(f"{_PREFIX}????????"):
-        with suppress(OSError):
-            if folder.is_symlink() or not folder.is_dir() or time.time() - folder.stat().st_mtime < _BIRTH_S:
-                continue
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                if lock_file(descriptor):
-                    remove_tree(folder)
-            finally:
-                os.close(descriptor)
+def _remove_abandoned(beside: Path, for_: str) -> None:
+    name = re.compile(rf"\.neuropod-{for_}-[0-9a-f]{{16}}")
+    for folder in beside.glob(f".neuropod-{for_}-*"):
+        if name.fullmatch(folder.name):
+            with suppress(OSError):
+                _remove_if_abandoned(folder)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    facts = folder.lstat()
+    is_ours = os.name != "nt" and facts.st_uid == os.getuid()
+    if folder.is_symlink() or not folder.is_dir() or not is_ours or time.time() - facts.st_mtime < _BIRTH_S:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if lock_file(descriptor):
+            remove_tree(folder)
+    finally:
+        os.close(descriptor)

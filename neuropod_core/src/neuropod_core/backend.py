@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from neuropod_core.dtypes import DType
-from neuropod_core.errors import OptionError, SpecError, shown
+from neuropod_core.errors import NeuropodError, OptionError, PluginError, SpecError, shown, worded
 from neuropod_core.trust import Trust
 from neuropod_core.variants import Variant
 
@@ -186,11 +186,13 @@ class Executor(ABC):
     """A loaded thing that runs: one model, in this process or wherever its placement put it.
 
     `thread_safe` says whether `infer` may run in several threads at once; where it is False, calls are queued for it.
+    `serial` says that one that is safe lets one call in at a time by itself: nothing is gained by threads.
     `stateful` says whether a call changes what later calls give. `takes_native` says whether `infer` takes tensors of
     frameworks that NumPy cannot view, such as those on a device, beside arrays: objects with ``__dlpack__``.
     """
 
     thread_safe: bool = True
+    serial: bool = False
     stateful: bool = False
     takes_native: bool = False
 
@@ -341,3 +343,20 @@ class Backend(ABC):
         """Give the class of this one artefact, where it is more than `Descriptor.trust`; never run it for that."""
         del variant
         return self.descriptor.trust
+
+
+def trust_of(backend: Backend, variant: Variant, place: str) -> Trust:
+    """Have a backend look at an artefact, and say which trust it needs.
+
+    Raises
+    ------
+    PluginError
+        If it raises anything but a `NeuropodError`.
+    """
+    try:
+        return Trust.parse(backend.trust_needed(variant))
+    except NeuropodError:
+        raise
+    except Exception as error:  # A backend reads what somebody else wrote; what it forgot ends here.
+        what = f"its trust_needed raised {worded(error)} for {place}"
+        raise PluginError(type(backend).__module__, what, "tell its author") from error

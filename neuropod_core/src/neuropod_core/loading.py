@@ -10,10 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 from neuropod_core import plugins
-from neuropod_core.backend import Backend, Descriptor, LoadOptions
+from neuropod_core.backend import Backend, Descriptor, LoadOptions, trust_of
 from neuropod_core.checks import Casts
 from neuropod_core.custom_ops import for_this_machine
-from neuropod_core.errors import DeviceError, NeuropodError, OptionError, PluginError, SpecError, shown
+from neuropod_core.errors import DeviceError, OptionError, SpecError, shown
 from neuropod_core.limits import Limits
 from neuropod_core.model import Neuropod
 from neuropod_core.package import Package
@@ -95,7 +95,7 @@ def load_neuropod(
     place, given = (place.sandboxed(), Trust.CODE) if trust == SANDBOXED else (place, Trust.parse(trust))
     opened = Package.open(source, limits=limits, cache_dir=cache_dir, on_transfer=on_transfer)
     with ExitStack() as undo, opened as package:
-        chosen = place.backend(package, backend)
+        chosen = place.backend(package, backend, given)
         _check_trust(package, chosen, given)
         version = check_framework(chosen, package.config.platform_version, f"package {package.config.name!r}")
         asked = _load_options(chosen.descriptor, device, options or {}, given)
@@ -172,16 +172,5 @@ def _demands(package: Package, backend: Backend, *, look_inside: bool = True) ->
     needed = backend.descriptor.trust
     yield needed, f"{needed} is the class of {package.config.platform} packages"
     if look_inside and type(backend).trust_needed is not Backend.trust_needed:
-        needed = _looked_inside(package, backend)
+        needed = trust_of(backend, package.variant(), package.place)
         yield needed, f"this one holds {needed}"
-
-
-def _looked_inside(package: Package, backend: Backend) -> Trust:
-    variant = package.variant()
-    try:
-        return Trust.parse(backend.trust_needed(variant))
-    except NeuropodError:
-        raise
-    except Exception as error:  # A backend reads what somebody else wrote; what it forgot ends here.
-        what = f"its trust_needed raised {type(error).__name__} for {package.place}: {error}"
-        raise PluginError(type(backend).__module__, what, "tell its author") from error

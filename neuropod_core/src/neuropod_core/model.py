@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from neuropod_core import plugins
-from neuropod_core._arguments import names_of, seconds_of, zeros_for
+from neuropod_core._arguments import lengths_for, names_of, seconds_of, zeros_for
 from neuropod_core._comparison import compare
 from neuropod_core._unchecked import check_of_some, unchecked_call, unchecked_inputs
 from neuropod_core.backend import Array, Executor, Names, NativeTensors, Tensors
@@ -157,6 +157,8 @@ class Neuropod:
             If the framework fails, or the model is closed.
         DeadlineError
             If the time is up; what runs in the worker runs on, and its result is dropped.
+        SharedMemoryError
+            If tensors find no room on their way to a worker, or back, within ten seconds.
         OptionError
             If `result` is neither of the two, or the backend gives no native tensors; if `timeout_s` is no number of
             seconds.
@@ -203,9 +205,10 @@ class Neuropod:
             raise self._unforeseen(error) from error
 
     def allocate(self, name: str, shape: Sequence[int]) -> Array:
-        """Give an array for an input, in memory that the model reads without a copy wherever it runs.
+        """Give an array for an input; a worker reads a large one where it lies, without a copy.
 
-        Fill it, and pass it to `infer`, as often as you like.
+        Fill it, and pass it to `infer`, as often as you like. Text, small arrays (64 KiB) and those for workers behind
+        sockets are copied like any other.
 
         Parameters
         ----------
@@ -225,20 +228,13 @@ class Neuropod:
         if spec is None:
             there = ", ".join(spec.name for spec in self.inputs) or "none"
             raise TensorMismatchError(f"inputs.{name}", f"one of the inputs ({there})", shown(name))
-        lengths = tuple(int(length) for length in shape)
-        fits = len(lengths) == len(spec.shape) and all(
-            length >= 0 and (not isinstance(dim, int) or dim == length)
-            for dim, length in zip(spec.shape, lengths, strict=True)
-        )
-        if not fits:
-            raise TensorMismatchError(f"inputs.{name}", spec.notation, f"the shape {list(lengths)}")
-        return self._executor.allocate(lengths, spec.dtype)
+        return self._executor.allocate(lengths_for(spec, shape), spec.dtype)
 
     def stats(self) -> Mapping[str, object]:
         """Count what has happened so far: calls, who waits, times, restarts, memory; nothing in process.
 
-        Workers give ``calls``, ``failed``, ``running``, ``waiting``, ``latency_us`` (upper bounds in microseconds ->
-        calls), ``restarts``, ``replicas`` and ``shared_memory_bytes``.
+        Workers give ``calls`` (with results), ``failed`` (the others), ``running``, ``waiting``, ``latency_us`` (upper
+        bounds in microseconds -> calls), ``restarts``, ``replicas`` and ``shared_memory_bytes``.
         """
         return self._executor.stats()
 

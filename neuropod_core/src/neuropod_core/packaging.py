@@ -7,7 +7,7 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
@@ -17,7 +17,7 @@ import numpy as np
 from neuropod_core import test_data
 from neuropod_core._comparison import compare
 from neuropod_core._containers import open_container
-from neuropod_core._workplaces import workplace
+from neuropod_core._workplaces import Workplace
 from neuropod_core.backend import Array
 from neuropod_core.checks import input_check
 from neuropod_core.config import Config, Manifest
@@ -348,10 +348,10 @@ def _writing(target: Path) -> Iterator[None]:
 
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    with ExitStack() as stack:
-        with _writing(target):
-            work = stack.enter_context(workplace(target.parent))
-        yield work
+    with _writing(target):
+        work = Workplace(target.parent, "packing")
+    with closing(work):
+        yield work.folder
 
 
 def _publish(work: Path, root: Path, target: Path, arguments: PackageArguments) -> None:

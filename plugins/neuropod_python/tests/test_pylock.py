@@ -109,6 +109,12 @@ def test_another_python_is_a_difference(tmp_path: Path) -> None:
     assert raised.value.differences == (f"python >=3.99 (this is {platform.python_version()})",)
 
 
+def test_a_file_needs_no_address_since_its_hash_says_all() -> None:
+    text = pylock(package("a", "1").replace("url", "link"))
+
+    assert list(parse_pylock(text, at="0/pylock.toml").pins) == ["a"]
+
+
 def test_markers_choose_what_is_compared() -> None:
     elsewhere = package("absent", "1", "marker = \"sys_platform == 'none'\"")
     other = package("numpy", "1.0", "marker = \"python_version < '3'\"")
@@ -144,7 +150,7 @@ def test_markers_choose_what_is_compared() -> None:
         (pylock(package("a", "1", 'archive = { path = "a.zip" }')), "'a' comes from an archive of no index"),
         (pylock(package("a", "1").replace("https://", "file:///")), "'a' comes from 'file:///x.example"),
         (pylock(package("a", "1").replace("url", "path")), "'a' comes from 'https://x.example"),
-        (pylock(package("a", "1").replace("url", "link")), "'a' comes from None"),
+        (pylock(package("a", "1").replace('url = "', 'url = 3 # "')), "'a' comes from 3|is no TOML"),
         (pylock(package("a", "1").replace(_HASH, "../../etc")), "a file of 'a' has no hashes"),
         (pylock(package("a", "1").replace("hashes", "size")), "a file of 'a' has no hashes"),
         (pylock(package("a", "1", "sdist = 3")), "wheels and sdist are tables, not 3"),

@@ -24,6 +24,7 @@ neuropod_contract = (1, 1)
 
 class Doubler(Executor):
     def infer(self, inputs, outputs=None):
+        print("doubling", flush=True)
         return {"y": 2 * inputs["x"], "pid": np.array([os.getpid()])}
 
     def close(self):
@@ -77,6 +78,14 @@ def test_run_in_a_worker_gives_the_same(site: Path, more: list[str]) -> None:
 
     assert here["y"] == there["y"] == [2.0, 4.0]
     assert here["pid"] != there["pid"]
+
+
+@pytest.mark.parametrize("placement", ["in_process", "worker"])
+def test_what_a_model_prints_goes_to_stderr(site: Path, placement: str) -> None:
+    ran = said(site, "run", "m.neuropod", "--inputs", "in.json", "--trust", "code", "--json", "--placement", placement)
+
+    assert outputs_of(ran)["y"] == [2.0, 4.0]
+    assert any(line.endswith("doubling") for line in ran.stderr.splitlines())
 
 
 def test_run_in_a_sandbox_needs_no_trust(site: Path) -> None:

@@ -447,13 +447,93 @@ def test_calls_are_counted(model: Neuropod) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{"replicas": 0}, {"replicas": 99_999}, {"shared_memory_bytes": "1"}, {"slots": -1}, {"slots": 101}],
+    ("settings", "what"),
+    [
+        ({"replicas": 0}, "an int from 1 to 1000, not 0"),
+        ({"replicas": 99_999}, "an int from 1 to 1000, not 99999"),
+        ({"replicas": None}, "an int from 1 to 1000, not None"),
+        ({"slots": -1}, "an int from 1 to 100 or None, not -1"),
+        ({"slots": 101}, "an int from 1 to 100 or None"),
+        ({"shared_memory_bytes": "1"}, "an int from 65536"),
+        ({"restart_after_calls": "3"}, "an int from 1"),
+        ({"restart_after_calls": 0}, "an int from 1"),
+        ({"restart_above_bytes": "3G"}, "an int from 1"),
+        ({"threads": 0}, "an int from 1"),
+        ({"nice": "x"}, "an int from -40"),
+        ({"memory_limit_bytes": 1.5}, "an int from 1"),
+        ({"start_timeout_s": 0}, "a number of seconds above 0"),
+        ({"kills_late": 1}, "True or False"),
+        ({"environment": 5}, "None, 'package', or the path"),
+        ({"variables": {"A": 1}}, "a mapping of names to texts"),
+        ({"variables": {"A=": "1"}}, "a mapping of names to texts"),
+        ({"variables": {"A": "\0"}}, "a mapping of names to texts"),
+        ({"gpus": 0}, "None, or for each replica what CUDA_VISIBLE_DEVICES says"),
+        ({"gpus": "01"}, "None, or for each replica what CUDA_VISIBLE_DEVICES says"),
+        ({"cpus": [0]}, "None, or for each replica a list of CPU numbers"),
+        ({"cpus": []}, "None, or for each replica a list of CPU numbers"),
+    ],
     ids=str,
 )
-def test_settings_that_cannot_be_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(OptionError, match=r"is an int from \d+ to \d+, not "):
-        Worker(**settings)  # type: ignore[arg-type]
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], what: str) -> None:
+    name = next(iter(settings))
+    with pytest.raises(OptionError) as refused:
+        Worker(**settings)
+
+    assert str(refused.value).startswith(f"Worker({name}=...) is {what}")
+    assert str(refused.value).endswith(f"; pass one, or leave {name} out")
+
+
+def test_a_cpu_that_is_not_there_is_refused() -> None:
+    with pytest.raises(OptionError, match="this machine has CPUs 0 to .*, not 9999 - at cpus; choose among those"):
+        Worker(cpus=[[0], [0, 9999]])
+
+
+@pytest.mark.parametrize("shape", [3, ("a",), (2.7,), (-1,), (1, 2), None], ids=str)
+def test_an_input_of_no_such_shape_is_not_allocated(model: Neuropod, shape: Any) -> None:
+    with pytest.raises(TensorMismatchError, match="inputs.x"):
+        model.allocate("x", shape)
+
+
+def test_what_a_model_raises_never_ends_its_worker(model: Neuropod) -> None:
+    with pytest.raises(InferenceError, match="KeyboardInterrupt: enough"):
+        model.infer(said("raise:interrupt"))
+
+    assert model.infer(said("copy", [1.0]))["y"].tolist() == [1.0]
+    assert model.stats()["restarts"] == 0
+
+
+@shared_memory_only("sockets have no pool")
+@pytest.mark.parametrize("thread_safe", [True, False], ids=["together", "in-turn"])
+def test_many_large_calls_at_a_time_share_a_small_pool(load: Load, *, thread_safe: bool) -> None:
+    """Whoever has its inputs there waits for room for results without them."""
+    model = load(config={"thread_safe": thread_safe}, shared_memory_bytes=24 << 20)
+    x = np.ones(4 << 17)  # 4 MB each way.
+
+    with ThreadPoolExecutor(16) as threads:
+        sums = list(threads.map(lambda _: model.infer(said("double", x))["y"].sum(), range(48)))
+
+    assert set(sums) == {2.0 * x.size}
+
+
+@shared_memory_only("sockets have no pool")
+def test_results_may_take_the_room_of_the_inputs(load: Load) -> None:
+    model = load(shared_memory_bytes=24 << 20)
+
+    assert model.infer(said("double", np.ones(18 << 17)), timeout_s=20)["y"].sum() == 2 * (18 << 17)
+
+
+@shared_memory_only("sockets have no pool")
+def test_a_call_that_is_late_for_room_says_so(load: Load) -> None:
+    model = load(shared_memory_bytes=16 << 20)
+    held = model.allocate("x", (12 << 17,))
+
+    with pytest.raises(
+        DeadlineError, match=r"within 0.1 s \(it waited for room in shared memory\); drop results"
+    ) as late:
+        model.infer(said("copy", np.zeros(6 << 17)), timeout_s=0.1)
+    assert late.value.timeout_s == 0.1
+    del held
+    assert model.infer(said("copy", np.zeros(6 << 17)))["y"].size == 6 << 17
 
 
 def test_options_that_are_no_data_are_refused(package: Callable[..., Path]) -> None:

@@ -29,6 +29,7 @@ from neuropod_core import (
     WorkerStartError,
     load_neuropod,
 )
+from neuropod_core.placement.worker import _supervisor
 
 
 def pid_of(model: object) -> int:
@@ -264,6 +265,50 @@ def test_replicas_share_the_work(load: Load) -> None:
 def test_a_stateful_model_has_one_worker(load: Load) -> None:
     with pytest.raises(OptionError, match="a stateful model has one worker"):
         load(config={"stateful": True}, replicas=2)
+
+
+@pytest.mark.parametrize("limit", [{"restart_after_calls": 3}, {"restart_above_bytes": 1 << 40}], ids=str)
+def test_a_stateful_model_keeps_its_worker(load: Load, limit: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match="a stateful model keeps its worker"):
+        load(config={"stateful": True}, **limit)
+
+
+def test_a_worker_that_retires_is_none_that_died(load: Load) -> None:
+    model = load(restart_after_calls=3, restarts=0)
+    pids: set[int] = set()
+    until = time.monotonic() + 30
+    while len(pids) < 4 and time.monotonic() < until:
+        with pytest.raises(SpecError):  # Errors are answers too.
+            model.infer(said("raise:spec"))
+        pids.add(pid_of(model))
+        time.sleep(0.005)
+
+    assert len(pids) == 4
+
+
+def test_a_supervisor_that_fails_lets_nobody_wait(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load()
+    outcomes: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            model.infer(said("sleep:60"))
+        except InferenceError as error:
+            outcomes.append(error)
+        except WorkerStartError as error:
+            outcomes.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    while not model.stats()["running"]:
+        time.sleep(0.01)
+    monkeypatch.setattr(_supervisor.Supervisor, "_is_worn", lambda *_: 1 / 0)
+    model._executor._supervisors[0].wake()  # type: ignore[attr-defined]
+    thread.join(20)
+
+    assert "its supervisor failed: ZeroDivisionError: division by zero; load the model again" in str(outcomes[0])
+    with pytest.raises(WorkerStartError, match="its supervisor failed"):
+        model.infer(said("copy"))
 
 
 def test_a_worker_retires_after_so_many_calls(load: Load) -> None:

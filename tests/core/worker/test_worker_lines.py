@@ -26,6 +26,7 @@ from neuropod_core.placement.worker._desk import SharedMemoryDesk
 from neuropod_core.placement.worker._line import SharedMemoryLine
 from neuropod_core.placement.worker._pool import Lease, Pool
 from neuropod_core.placement.worker._segments import create_segment
+from neuropod_core.placement.worker._turns import Turns
 
 LARGE = 50_000
 
@@ -139,7 +140,7 @@ def test_an_interrupt_between_the_word_and_the_stroke_loses_no_slot(pair: Any, m
         patched.setattr(Doorbell, "ring", interrupted)
         with pytest.raises(KeyboardInterrupt):
             both.call(x)
-    both.line.hold(x)
+    both.line.give_up(x)
     both.line.listen()
 
     assert both.line.bell.sleep(20_000)
@@ -161,7 +162,7 @@ def test_an_interrupt_while_inputs_are_copied_loses_no_memory(pair: Any) -> None
 
     with pytest.raises(KeyboardInterrupt):
         both.call(Interrupted(x))
-    both.line.hold(x)
+    both.line.give_up(x)
     assert both.line.rest()
     both.line.clear()
 
@@ -290,3 +291,112 @@ def test_an_end_for_listening_blocks_whatever_its_maker_set() -> None:
     made.give_away_descriptor()
     made.ring()
     assert theirs.sleep(20_000)
+
+
+def test_a_call_that_was_never_asked_withdraws_no_other(pair: Any) -> None:
+    both, x = pair(_same), {"n": np.array([1.0])}
+    both.call(x)
+    both.line.put(x, None)
+    both.line.call += 1  # And it was interrupted.
+    both.line.give_up(x)
+
+    assert both.line.rest()
+    both.line.clear()
+    assert both.slot.words[board.WITHDRAWN] != both.line.call + 1
+
+
+def test_what_is_to_be_forgotten_is_said_until_somebody_has_heard_it(pair: Any) -> None:
+    both = pair(lambda inputs, _: {"y": np.zeros(int(inputs["n"][0]))})
+    for count in range(1, 258):
+        both.call({"n": np.array([float(count)])})
+    large = {"n": np.array([float(LARGE)])}  # The worker forgets, and says so with results that nobody makes room for.
+    both.line.put(large, None)
+    both.line.ask(looks=False)
+    both.line.wait(time.monotonic() + 20, looks=False)
+    both.line.give_up(large)
+    while not both.line.rest():
+        time.sleep(0.001)
+    both.line.clear()
+
+    for count in range(1000, 1600):
+        assert both.call({"n": np.array([float(count)])})["y"].size == count
+
+
+def test_inputs_give_their_room_to_results(pair: Any) -> None:
+    """What the model gave may lie in its inputs, against all promises: it is copied before their room is another's."""
+    both = pair(_same)
+    n = np.arange(float(LARGE))
+    both.line.put({"n": n}, None)
+    both.line.ask(looks=False)
+    both.line.wait(time.monotonic() + 20, looks=False)
+    before = both.used_bytes()
+
+    assert both.line.take(time.monotonic() + 20) is None
+    assert both.used_bytes() == before
+    for block in both.pool.segments.values():
+        spot = both.slot.words[board.GRANT_OFFSET]
+        block.bytes[:spot] = 255
+        block.bytes[spot + both.slot.words[board.GRANT_BYTES] :] = 255
+    both.line.ask(looks=False)
+    both.line.wait(time.monotonic() + 20, looks=False)
+    results = both.line.take()
+    assert results is not None
+    assert np.array_equal(results["n"], n)
+
+
+# -- several slots, one bell
+
+
+def test_a_ring_that_is_used_up_for_somebody_else_leaves_nobody_waiting() -> None:
+    """One caller asks and is interrupted before it looks whether to ring; another one has rung."""
+    shape, pool = board.Shape(2), Pool(32 << 20)
+    segment, ring = create_segment(0, 2 * shape.slot_bytes), Doorbell()
+    lines = [
+        SharedMemoryLine(board.Slot(segment, shape, number), pool, ring, lambda _: None, spins=False)
+        for number in range(2)
+    ]
+    begun, go_on = threading.Event(), threading.Event()
+
+    def model(inputs: Any, _: Any) -> Any:
+        begun.set()
+        go_on.wait(20)
+        return dict(inputs)
+
+    served: Any = _Served(model)
+    rung = Doorbell(descriptor=os.dup(ring.descriptor))
+    desks = [
+        SharedMemoryDesk(
+            board.Slot(segment, shape, number),
+            rung,
+            Doorbell(ringer=os.dup(line.bell.ringer)),
+            served,
+            segment=lambda number: pool.segments[number],
+            spins=False,
+        )
+        for number, line in enumerate(lines)
+    ]
+    threading.Thread(target=Turns(desks, rung).serve, daemon=True).start()
+    go_on.set()
+    slow, quick = lines
+    x = {"n": np.array([1.0])}
+    slow.call_through(x, None, None, spins=False)
+    slow.call_through(x, None, None, spins=False)
+    begun.clear()
+    go_on.clear()
+
+    for line in lines:
+        line.put(x, None)
+    words = slow.slot.words
+    slow.call += 1
+    words[board.ALONE], words[board.PARENT_SLEEPS], words[board.ASKED] = 0, 1, slow.call
+    quick.ask(looks=False)
+    assert begun.wait(20)
+    if words[board.WORKER_SLEEPS]:
+        ring.ring()
+    go_on.set()
+    for line in lines:
+        line.wait(time.monotonic() + 20, looks=False)
+        results = line.take()
+        assert results is not None
+        assert results["n"].tolist() == [1.0]
+    pool.close()

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import socket
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,10 +29,9 @@ from neuropod_core.errors import (
     WorkerProtocolError,
 )
 from neuropod_core.placement.worker import _board as board
-from neuropod_core.placement.worker import _frames, _gate
+from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._connection import OverdueError
-from neuropod_core.placement.worker._gate import Gate
 from neuropod_core.placement.worker._layouts import (
     decode_text,
     encode_text,
@@ -47,7 +42,6 @@ from neuropod_core.placement.worker._line import SharedMemoryLine as Line
 from neuropod_core.placement.worker._pool import Block, Pool
 from neuropod_core.placement.worker._segments import PAGE_BYTES, create_segment
 from neuropod_core.placement.worker._spin import Spin
-from neuropod_core.placement.worker._tasks import delivered
 from neuropod_core.placement.worker._travel import error_from, facts_of
 from neuropod_core.placement.worker._trays import Tray, Written, read_places
 
@@ -350,66 +344,6 @@ def test_a_closed_pool_hands_out_nothing() -> None:
         pool.allocate(1)
 
 
-# -- the gate
-
-
-def test_a_gate_that_is_closed_while_things_come_back_has_them_all() -> None:
-    for _ in range(300):
-        gate: Gate[int] = Gate([1, 2, 3])
-        taken = [gate.take() for _ in range(3)]
-        givers = [threading.Thread(target=gate.give, args=(thing,)) for thing in taken]
-        for thread in [*givers, threading.Thread(target=gate.close)]:
-            thread.start()
-        for thread in givers:
-            thread.join()
-        gate.close()
-
-        assert (gate.free, gate.lent) == ([], 0)
-        assert gate.take() is None
-
-
-def test_a_caller_that_is_interrupted_while_it_waits_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate: Gate[int] = Gate([1])
-    thing = gate.take()
-
-    class Interrupted:
-        """A lock at which Ctrl-C comes when what was waited for is there."""
-
-        def __init__(self) -> None:
-            self.lock = threading.Lock()
-
-        def acquire(self, timeout: float | None = None) -> bool:
-            if timeout is None:
-                return self.lock.acquire()
-            gate.give(thing)  # type: ignore[arg-type]  # it is one
-            raise KeyboardInterrupt
-
-        def release(self) -> None:
-            self.lock.release()
-
-    monkeypatch.setattr(_gate, "_thread", SimpleNamespace(allocate_lock=Interrupted))
-    with pytest.raises(KeyboardInterrupt):
-        gate.take(1.0)
-
-    assert gate.free == [1]
-
-
-def test_a_task_that_goes_as_its_line_comes_does_not_take_it_along() -> None:
-    connection: Any = SimpleNamespace(gate=Gate(["line"]))
-
-    async def goes() -> list[Any]:
-        line = connection.gate.take()
-        task = asyncio.ensure_future(delivered(connection, None))
-        await asyncio.sleep(0)
-        connection.gate.give(line)
-        await asyncio.sleep(0)  # It arrives, and the task has not seen it yet.
-        task.cancel()
-        got: list[Any] = list(await asyncio.gather(task, return_exceptions=True))
-        return [*[line for line in got if isinstance(line, str)], *connection.gate.free]
-
-    assert asyncio.run(goes()) == ["line"]
-
-
 # -- the board
 
 
@@ -562,54 +496,3 @@ def test_any_words_become_results_or_an_error(line: tuple[Line, board.Slot, Pool
         assert pool.used_bytes == 0
 
     assert min(outcomes.values()) > 20
-
-
-def test_a_gate_loses_nobody_among_threads_that_come_and_go_at_once() -> None:
-    gate: Gate[int] = Gate([1, 2])
-    done: list[int] = []
-
-    def come_and_go() -> None:
-        for _ in range(3000):
-            thing = gate.take(20)
-            assert thing is not None
-            gate.give(thing)
-        done.append(1)
-
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [threading.Thread(target=come_and_go, daemon=True) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-    finally:
-        sys.setswitchinterval(before)
-
-    assert len(done) == 6
-    assert (sorted(gate.free), gate.waiting, gate.lent) == ([1, 2], 0, 0)
-
-
-class Snatched(list[int]):
-    """Is emptied by another thread whenever somebody has looked into it."""
-
-    def __bool__(self) -> bool:
-        there = len(self) > 0
-        self.clear()
-        return there
-
-    def pop(self, *_: Any) -> int:
-        self.clear()
-        return super().pop()
-
-
-def test_a_gate_whose_last_thing_is_snatched_away_has_the_caller_wait() -> None:
-    gate: Gate[int] = Gate([1])
-    gate.free = Snatched([1])
-    delivered: list[int | None] = []
-
-    gate.ask(delivered.append)
-    assert (delivered, gate.waiting) == ([], 1)
-    gate.give(1)
-
-    assert delivered == [1]

@@ -457,7 +457,7 @@ def test_tensors_of_every_type_and_shape_come_through_a_packet(data: st.DataObje
 # -- Ctrl-C, again and again
 
 INTERRUPTED = """
-import random, signal, sys, time
+import random, signal, sys, threading, time
 sys.path.insert(0, {folder!r})
 import worker_lab
 from worker_lab import said
@@ -465,7 +465,7 @@ import numpy as np
 from neuropod_core import Worker, load_neuropod, plugins
 plugins.register(worker_lab, "lab")
 
-model = load_neuropod({package!r}, placement=Worker(slots=2, transport={transport!r}))
+model = load_neuropod({package!r}, placement=Worker(transport={transport!r}, **{settings!r}))
 calls = [(said("double", x), 2 * x) for x in (np.arange(8.0), np.arange(float(1 << 15)))]
 chance = random.Random(3)
 signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -476,12 +476,29 @@ def call_until_interrupted(inputs, y):
         assert np.array_equal(model.infer(inputs, timeout_s=20)["y"], y)
         model.infer(inputs)
 
+done, failures = threading.Event(), []
+
+def call_again_and_again():
+    try:
+        while not done.is_set():
+            model.infer(calls[0][0], timeout_s=60)
+    except BaseException as error:
+        failures.append(error)
+
+others = [threading.Thread(target=call_again_and_again) for _ in range({others})]
+for other in others:
+    other.start()
 for number in range(600):
     try:
         call_until_interrupted(*calls[number % 2])
     except KeyboardInterrupt as error:
         kept = error  # As an interactive Python does.
 
+done.set()
+for other in others:
+    other.join(60)
+    assert not other.is_alive(), model.stats()
+assert not failures, failures
 until = time.monotonic() + 20
 while model.stats()["running"]:
     assert time.monotonic() < until, model.stats()
@@ -492,9 +509,18 @@ print(model.stats()["restarts"])
 """
 
 
-def test_interrupts_at_any_moment_lose_no_slot(package: Callable[..., Path], transport: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "others"),
+    [({"slots": 2}, 0), ({"slots": 1}, 2), ({"slots": 1, "replicas": 2}, 0)],
+    ids=["alone", "others-wait", "replicas"],
+)
+def test_interrupts_at_any_moment_lose_no_slot(
+    package: Callable[..., Path], transport: str, settings: dict[str, int], others: int
+) -> None:
     folder = str(Path(__file__).parent / "plugin")
-    program = INTERRUPTED.format(folder=folder, package=str(package()), transport=transport)
+    program = INTERRUPTED.format(
+        folder=folder, package=str(package()), transport=transport, settings=settings, others=others
+    )
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
 

@@ -90,14 +90,17 @@ def traceback_of(error: BaseException) -> str:
 def logging_to_stderr(*, verbose: bool) -> Iterator[None]:
     """Let the loggers of neuropod speak on stderr: warnings, or with `verbose` everything and tracebacks."""
     logger = logging.getLogger("neuropod")
-    handler, level = _Stderr(verbose=verbose), logger.level
+    workers = logging.getLogger("neuropod.worker")  # What models print there, they print here.
+    handler, levels = _Stderr(verbose=verbose), (logger.level, workers.level)
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    workers.setLevel(logging.NOTSET if verbose else logging.INFO)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
+        logger.setLevel(levels[0])
+        workers.setLevel(levels[1])
 
 
 @contextmanager
@@ -115,7 +118,9 @@ class _Stderr(logging.Handler):
         self._verbose = verbose
 
     def emit(self, record: logging.LogRecord) -> None:
-        click.echo(f"{record.levelname.lower()}: {clean(record.getMessage())}", err=True)
+        is_print = record.name == "neuropod.worker" and record.levelno == logging.INFO
+        level = "" if is_print else f"{record.levelname.lower()}: "
+        click.echo(f"{level}{clean(record.getMessage())}", err=True)
         if self._verbose and record.exc_info and record.exc_info[1]:
             click.echo(traceback_of(record.exc_info[1]), err=True, nl=False)
 

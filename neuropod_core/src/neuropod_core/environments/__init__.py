@@ -234,7 +234,7 @@ def prune_environments(*, days: float = 30, everything: bool = False) -> tuple[l
 
 def _lock_of(package: Package) -> Lock:
     if _LOCK not in package.files:
-        remedy = "package the model again with requirements=[...] and neuropod-python[lock], which writes it"
+        remedy = "package the model again with requirements='...' and neuropod-python[lock], which writes it"
         raise EnvironmentBuildError(
             "lock", f"has no {_LOCK} with the hashes of its requirements", str(package.path), remedy
         )

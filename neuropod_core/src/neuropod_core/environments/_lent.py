@@ -48,7 +48,7 @@ class Lent:
     targets: tuple[Path, ...] = ()
 
 
-def lent_to(python: Python, plugin: str = "") -> Lent:
+def lent_to(python: Python, plugin: str = "", *, core_in_any_case: bool = False) -> Lent:
     """Lend an interpreter what it lacks of the core, of a plugin, and of the small libraries that they need.
 
     Parameters
@@ -57,6 +57,8 @@ def lent_to(python: Python, plugin: str = "") -> Lent:
         Who borrows.
     plugin
         The distribution of the plugin that it is to load; empty for the core alone.
+    core_in_any_case
+        Whether this installation's core is lent beside one that is there.
 
     Raises
     ------
@@ -65,11 +67,12 @@ def lent_to(python: Python, plugin: str = "") -> Lent:
     """
     wanted = [CORE, *([canonicalize_name(plugin)] if plugin else [])]
     lent = [name for name in wanted if not python.has(name)]
-    if not lent:
-        return Lent()
-    _check_admits(python, lent)
-    lent += [name for name in _SMALL if not python.has(name) and _is_installed(name)]
-    return linked(*lent)
+    if lent:
+        _check_admits(python, lent)
+        lent += [name for name in _SMALL if not python.has(name) and _is_installed(name)]
+    if core_in_any_case and CORE not in lent:
+        lent.append(CORE)
+    return linked(*lent) if lent else Lent()
 
 
 def linked(*distributions: str) -> Lent:

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from neuropod_core._cache import default_root, remove_tree
+from neuropod_core._cache import default_root, lock_file, remove_tree
 
 __all__ = ["Place", "days_ago", "places", "prune_wheels", "remove_broken", "store", "wheel_folder"]
 
@@ -87,7 +87,7 @@ class Place:
                 descriptor = self._opened()
             except OSError:  # It is part of an image, or another user's.
                 return None
-            _flock(descriptor, alone=False, wait=True)
+            lock_file(descriptor, wait=True, shared=True)
             if os.fstat(descriptor).st_nlink:
                 return descriptor
             os.close(descriptor)  # It was removed meanwhile.
@@ -98,9 +98,9 @@ class Place:
         while True:
             descriptor = self._opened()
             try:
-                if _flock(descriptor, alone=True, wait=False) is False:
+                if lock_file(descriptor) is False:
                     waiting()
-                    _flock(descriptor, alone=True, wait=True)
+                    lock_file(descriptor, wait=True)
                 if os.fstat(descriptor).st_nlink:  # Else it was removed meanwhile, and another has its name.
                     yield descriptor
                     return
@@ -116,7 +116,7 @@ class Place:
         except OSError:  # It is another user's.
             return False
         try:
-            if not _flock(descriptor, alone=True, wait=False):  # Nor where there are no locks: it may be in use.
+            if not lock_file(descriptor):  # Nor where there are no locks: it may be in use.
                 return False
             self.clear()
             self._lock().unlink(missing_ok=True)
@@ -142,7 +142,7 @@ class Place:
         except OSError:
             return False
         try:
-            return _flock(descriptor, alone=True, wait=False) is False
+            return lock_file(descriptor) is False
         finally:
             os.close(descriptor)
 
@@ -181,18 +181,3 @@ def prune_wheels(before: float) -> int:
 def days_ago(days: float) -> float:
     """Give a time in seconds since the epoch."""
     return time.time() - days * 86_400
-
-
-def _flock(descriptor: int, *, alone: bool, wait: bool) -> bool | None:
-    """Lock a file: True if that was done, False if another holds it, None where there are no locks."""
-    try:
-        import fcntl
-    except ImportError:  # Windows.
-        return None
-    try:
-        fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True

@@ -8,6 +8,7 @@ from neuropod_core.backend import Backend, Executor, LoadOptions
 from neuropod_core.errors import SandboxError
 from neuropod_core.package import Package
 from neuropod_core.plugins import backend_for
+from neuropod_core.trust import Trust
 from neuropod_core.variants import Variant
 
 
@@ -22,17 +23,20 @@ class Placement(ABC):
         SandboxError
             If it has none, as is the default.
         """
-        missing = ("models in this process run with all that it may do",)
+        missing = ("walls around a model that runs in this process",)
         raise SandboxError(missing, at="trust='sandboxed'", remedy="pass placement='worker'")
 
-    def backend(self, package: Package, distribution: str | None) -> Backend:
+    def backend(self, package: Package, distribution: str | None, trust: Trust) -> Backend:
         """Find the backend that opens `package` where it will run: the only one, or that of `distribution`.
 
         Raises
         ------
         BackendError
             If there is none, or it cannot be used.
+        TrustError
+            If finding it takes more than `trust`.
         """
+        del trust
         return backend_for(package.config.platform, distribution)
 
     @abstractmethod

@@ -23,6 +23,8 @@ class InProcess(Placement):
 class Serial(Executor):
     """Lets one call at a time through to an executor that is not safe in threads."""
 
+    serial = True
+
     def __init__(self, executor: Executor) -> None:
         self._executor, self._lock, self._closed = executor, threading.Lock(), False
         self.stateful, self.takes_native = executor.stateful, executor.takes_native

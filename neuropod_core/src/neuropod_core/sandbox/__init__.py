@@ -19,6 +19,7 @@ from neuropod_core.sandbox import _kernel, _landlock, _seccomp
 from neuropod_core.sandbox._surroundings import clean_environment, installed_entries, readable_for_python
 
 __all__ = [
+    "REMEDY",
     "SandboxLimits",
     "SandboxReport",
     "available",
@@ -27,6 +28,9 @@ __all__ = [
     "installed_entries",
     "readable_for_python",
 ]
+
+REMEDY = "run it on Linux 6.2 or later with Landlock, or pass the trust that the package needs"
+"""What to do where a part of the sandbox is missing."""
 
 _LEAST_LANDLOCK = 3  # Before, files can be cut short by truncate(2).
 _SCOPED_LANDLOCK = 6
@@ -125,8 +129,7 @@ def enforce(
     """
     report = available()
     if report.missing:
-        remedy = "run it on Linux 6.2 or later with Landlock, or pass the trust that the package needs"
-        raise SandboxError(report.missing, remedy=remedy)
+        raise SandboxError(report.missing, remedy=REMEDY)
     _check_one_thread()
     rules = _landlock.rules(scratch, readable, devices, report.landlock_abi)
     try:

@@ -81,7 +81,7 @@ class PythonExecutor(Executor):
         self._names: dict[str, Any] = {"private": np.array, "texts": texts, "code": code, "lock": Lock()} | _WORDS
         self._close = close
         self._description = dict(description or {})
-        self.stateful = stateful
+        self.serial, self.stateful = not thread_safe, stateful
         source = _source(problem, copies=writes_inputs, queues=not thread_safe)
         exec(compile(source, "<neuropod_python call>", "exec"), self._names)  # noqa: S102 - identifiers and our own words
         if _is_written_out(problem):

@@ -180,7 +180,8 @@ def _check_sources(entry: Mapping[str, Any], at: str) -> None:
             raise PackageFormatError(f"{shown(entry['name'])} comes from {what}, not from an index", at=at)
     for file in _files(entry, at):
         address = file.get("url")
-        if "path" in file or not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+        is_elsewhere = address is not None and not (isinstance(address, str) and _ADDRESS.fullmatch(address))
+        if "path" in file or is_elsewhere:
             where = file.get("path", address)
             raise PackageFormatError(f"{shown(entry['name'])} comes from {shown(where)}, not from an index", at=at)
         hashes = file.get("hashes")

@@ -117,6 +117,8 @@ def _raise(lab: Lab, name: str, inputs: Tensors) -> Any:
         raise DeadlineError(3, "it slept")
     if name == "long":
         raise SpecError("\N{SNOWMAN}" * 20_000) from ValueError("\N{SNOWMAN}" * 20_000)
+    if name == "interrupt":
+        raise KeyboardInterrupt("enough")
     if name == "own":
         raise LabError("of my own", at="here")
     try:

@@ -85,11 +85,11 @@ class Doorbell:
         except OSError:  # Full: nobody can miss it. Closed: nobody is there.
             pass
 
-    def wait(self) -> int:
-        """Sleep until somebody rings, however long; tell how often somebody did, 0 if nobody is left who could."""
+    def wait(self) -> bool:
+        """Sleep until somebody rings, however long that takes; False if nobody is left who could."""
         if self._patient >= 0:
-            return len(os.read(self._patient, _MOST_STROKES))
-        return int(self.sleep(None)) if self.ringer >= 0 else len(os.read(self.descriptor, _MOST_STROKES))
+            return bool(os.read(self._patient, _MOST_STROKES))
+        return self.sleep(None) if self.ringer >= 0 else bool(os.read(self.descriptor, _MOST_STROKES))
 
     def sleep(self, timeout_ms: float | None) -> bool:
         """Sleep until somebody rings or the time is up; tell whether somebody rang."""

@@ -24,6 +24,10 @@ class OverdueError(DeadlineError):
     """The caller's own deadline has passed: any other `DeadlineError` is what the model raised."""
 
 
+class OverdueForRoomError(OverdueError):
+    """It passed while there was no room in shared memory: the worker had nothing to do with it."""
+
+
 class LeftToThreadError(asyncio.CancelledError):
     """A task was cancelled while a thread works on its line: the thread gives the line back."""
 
@@ -42,7 +46,7 @@ class Line(ABC):
     used
         Whether a call holds anything that `clear` lets go.
     loan
-        What its caller knows it by; None where it was given back.
+        What a call of `infer` knows it by; None once it was given back.
     leave
         Gives the line back where its caller cannot: `Connection.settle`.
     """
@@ -81,6 +85,11 @@ class Line(ABC):
 
     @property
     @abstractmethod
+    def raised(self) -> int:
+        """How many calls the worker has answered by an error."""
+
+    @property
+    @abstractmethod
     def descriptor(self) -> int:
         """Readable when there may be something to look at, once `listen` was called."""
 
@@ -93,8 +102,8 @@ class Line(ABC):
         """Forget that it became readable."""
 
     @abstractmethod
-    def hold(self, inputs: object) -> None:
-        """Keep the inputs of a call that did not come to its end, where the worker may read them still."""
+    def give_up(self, inputs: object) -> None:
+        """Keep the inputs of a call that broke off, where the worker may read them still; it need not run any more."""
 
     @abstractmethod
     def rest(self) -> bool:
@@ -149,37 +158,37 @@ class Connection(ABC):
         """How busy it is: calls that run and calls that wait, the idle ones counted against it."""
         return self.gate.waiting - len(self.gate.free)
 
-    def laid_down(self) -> list[Line]:
+    def in_store(self) -> list[Line]:
         """Give the lines whose calls lie before the worker and wait while it runs another one."""
         return []
 
+    def is_innocent(self, line: Line) -> bool:
+        """Whether the worker is not to blame that the call of a line is late: it runs others first."""
+        del line
+        return False
+
     @property
     def answered(self) -> int:
-        """How many calls have come to their end."""
-        return sum(sum(line.times) for line in self.lines)
+        """How many calls the worker has answered, by results or by an error."""
+        return sum(sum(line.times) + line.raised for line in self.lines)
 
     @abstractmethod
-    def may_spin(self) -> bool:
+    def caller_is_alone(self) -> bool:
         """Whether the call that was just let in is the only one, from the only thread."""
 
     def release(self, line: Line) -> None:
         """Take back a line whose call is over."""
         if line.used:
             line.clear()
-        gate = self.gate
-        line.loan = None  # Nothing interrupts between this and what follows: an interrupt finds it lent, or free.
-        if gate.queue or gate.closed:
-            gate.give(line)
-            return
-        gate.free.append(line)
+        gate, line.loan = self.gate, None
+        gate.free.append(line)  # As `Gate.give` does, but nothing comes between this and the line before it.
         if gate.queue or gate.closed:
             gate.attend()
 
     def settle(self, line: Line) -> None:
         """Take back a line whose call did not come to its end; the worker may still be busy with it."""
         if not self._over and self._rests(line):
-            line.clear()
-            self.gate.give(line)
+            self.release(line)
             return
         with self._leaving:
             if not self._over:

@@ -14,7 +14,6 @@ from neuropod_core.errors import (
     NeuropodError,
     SharedMemoryError,
 )
-from neuropod_core.placement.worker._asked import Asked
 from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import (
     ALONE,
@@ -51,6 +50,7 @@ from neuropod_core.placement.worker._board import (
 )
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._granted_room import GrantedRoom
+from neuropod_core.placement.worker._known_requests import KnownRequest
 from neuropod_core.placement.worker._layouts import Layout, Place, decode_text, layout_of
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._served import Desk, Served, await_the_end, logger
@@ -89,7 +89,7 @@ class SharedMemoryDesk(Desk):
         self._served, self._executor = served, served.executor
         self._spin = Spin(allowed=spins)
         self._traces = served.traces
-        self._requests: dict[int, Asked] = {}
+        self._requests: dict[int, KnownRequest] = {}
         self._layouts: dict[Any, int] = {}
         self._last: tuple[int, Tray] | None = None  # With the status that says so.
         self._last_in_room: tuple[int, list[tuple[str, tuple[int, ...], Any, int]]] | None = None
@@ -98,6 +98,7 @@ class SharedMemoryDesk(Desk):
         self._waiting: Written | None = None
         self._message_again = self._call = self._passed_over = 0
         self._fresh: object = None  # Key of a layout that the parent may not have seen.
+        self._forgets = False  # Whether the parent may not have seen that it is to forget the layouts before.
         self._numbers = count(1)
 
     def serve(self) -> None:
@@ -119,7 +120,7 @@ class SharedMemoryDesk(Desk):
             words[STATUS] = self._answer(runs=runs)
         except NeuropodError as error:
             self._fail(error)
-        except Exception as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
             self._fail(self._served.unforeseen(error))
         is_announced = not (may_look and words[ALONE])
         if is_announced:
@@ -211,13 +212,13 @@ class SharedMemoryDesk(Desk):
         if number == GO_ON:
             return self._go_on()
         if self._fresh is not None and self._waiting is None:
-            self._fresh = None  # The parent has taken the answer that introduced it.
+            self._fresh, self._forgets = None, False  # The parent has taken the answer that introduced it.
         request = self._introduced(number) if words[MESSAGE_BYTES] else self._requests[number]
         if not runs:
             raise InferenceError("nobody waits for this call any longer")
         return self._traced(request) if self._traces else self._run(request)
 
-    def _run(self, request: Asked) -> int:
+    def _run(self, request: KnownRequest) -> int:
         inputs = request.tensors.copy() if request.tensors else self._inputs(request)
         if self._words[GRANT_BYTES]:
             return self._run_with_room(inputs, request)
@@ -227,7 +228,7 @@ class SharedMemoryDesk(Desk):
             return last[0]
         return self._hand_over(self._shippable(results))
 
-    def _run_with_room(self, inputs: Tensors, request: Asked) -> int:
+    def _run_with_room(self, inputs: Tensors, request: KnownRequest) -> int:
         """Run where the parent has granted room: results made there need not be copied."""
         spot = tuple(self._words[GRANT_SEGMENT : GRANT_BYTES + 1])
         room = here.room = self._room_of(spot)
@@ -253,21 +254,21 @@ class SharedMemoryDesk(Desk):
         room.clear()
         return room
 
-    def _traced(self, request: Asked) -> int:
+    def _traced(self, request: KnownRequest) -> int:
         started = time.perf_counter()
         status = self._run(request)
         spent_us = (time.perf_counter() - started) * 1e6
         logger.debug("slot %d, call %d: ran in %.1f us, status %d", self._slot.number, self._call, spent_us, status)
         return status
 
-    def _introduced(self, number: int) -> Asked:
+    def _introduced(self, number: int) -> KnownRequest:
         message = parsed(bytes(self._slot.envelope[: self._words[MESSAGE_BYTES]]))
         if message["forget"]:
             self._requests.clear()
-        request = self._requests[number] = Asked(message, self._slot.tray)
+        request = self._requests[number] = KnownRequest(message, self._slot.tray)
         return request
 
-    def _inputs(self, request: Asked) -> Tensors:
+    def _inputs(self, request: KnownRequest) -> Tensors:
         words, number, layout = self._words, self._words[BLOCK_SEGMENT], request.layout
         spots = [number, words[BLOCK_OFFSET]] if request.repeats else None
         if spots and not layout.fixed:
@@ -348,13 +349,13 @@ class SharedMemoryDesk(Desk):
         return DONE
 
     def _introduce(self, key: Any, layout: Layout) -> int:
-        forget = len(self._layouts) > _MOST_LAYOUTS
-        if forget:
+        if len(self._layouts) > _MOST_LAYOUTS:
+            self._forgets = True
             self._layouts.clear()
             self._last = self._last_in_room = self._last_granted = None
         number = self._layouts[key] = next(self._numbers)
         self._fresh = key
-        self._say({"results": layout.to_json(), "forget": forget})
+        self._say({"results": layout.to_json(), "forget": self._forgets})
         return number
 
     def _placed(self, written: Written) -> int:
@@ -368,6 +369,8 @@ class SharedMemoryDesk(Desk):
             start = words[GRANT_OFFSET]
             written.write(self._segment(words[GRANT_SEGMENT]).bytes[start : start + granted], words, first)
             return DONE
+        if (number := words[BLOCK_SEGMENT]) != IN_TRAY:
+            written.part_from(self._segment(number).bytes)  # The parent gives the room of the inputs away.
         self._waiting, words[RESULT_BYTES] = written, written.nbytes
         self._message_again = words[RESULT_MESSAGE_BYTES]
         return NEEDS_ROOM
@@ -383,15 +386,15 @@ class SharedMemoryDesk(Desk):
         if self._fresh is not None:
             self._layouts.pop(self._fresh, None)
             self._last = self._last_in_room = self._last_granted = self._fresh = None
-        self._lay_down(fitting_facts(error, len(self._slot.result_envelope)))
+        self._write_message(fitting_facts(error, len(self._slot.result_envelope)))
         self._words[STATUS] = FAILED
 
     def _say(self, message: Mapping[str, Any]) -> None:
         body = json.dumps(message).encode()
         if len(body) > len(self._slot.result_envelope):
             raise InferenceError(f"the names and shapes of the results take {len(body)} bytes: too many")
-        self._lay_down(body)
+        self._write_message(body)
 
-    def _lay_down(self, body: bytes) -> None:
+    def _write_message(self, body: bytes) -> None:
         self._slot.result_envelope[: len(body)] = body
         self._words[RESULT_MESSAGE_BYTES] = len(body)

@@ -26,15 +26,20 @@ from neuropod_core.errors import (
     WorkerProtocolError,
     WorkerStartError,
 )
-from neuropod_core.placement.worker._connection import Connection, LeftToThreadError, Line, OverdueError, Transport
+from neuropod_core.placement.worker._connection import (
+    Connection,
+    LeftToThreadError,
+    Line,
+    OverdueError,
+    OverdueForRoomError,
+    Transport,
+)
 from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._stats import stats_of
 from neuropod_core.placement.worker._supervisor import Limits, Supervisor
-from neuropod_core.placement.worker._tasks import delivered
+from neuropod_core.placement.worker._tasks import has_turn
 
 _everyone: weakref.WeakSet[WorkerExecutor] = weakref.WeakSet()
-
-_WAITED = "it waited for calls before it"
 
 
 class WorkerExecutor(Executor):
@@ -72,6 +77,10 @@ class WorkerExecutor(Executor):
             self._ender()
             remedy = "pass replicas=1: a call changes what later calls give, and they would go elsewhere"
             raise OptionError("a stateful model has one worker", at="replicas", remedy=remedy)
+        if self.stateful and limits.replaces:
+            self._ender()
+            remedy = "leave restart_after_calls and restart_above_bytes out: its state would go"
+            raise OptionError("a stateful model keeps its worker", at="placement", remedy=remedy)
 
     @property
     def description(self) -> Mapping[str, object]:
@@ -82,21 +91,26 @@ class WorkerExecutor(Executor):
     def infer(self, inputs: Tensors, outputs: Names = None, timeout_s: float | None = None) -> Tensors:
         """Run the model in a worker."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        connection = self._only.connection
-        try:
-            for line in connection.gate.idle:  # noqa: B007 - it is used below; see `Gate.idle`
-                break
-        except (AttributeError, IndexError):  # There is no connection, or none of its lines is free.
-            connection, line = self._line(deadline, timeout_s)
-        line.loan = loan = [None]  # No call: nothing interrupts before it can be caught.
-        try:
-            return self._through(connection, line, inputs, outputs, deadline)
-        except BaseException as error:
-            if line.loan is not loan:  # It was over.
-                raise
-            if not self._runs_again(error, connection, line, inputs):
-                raise self._said(error, connection, line, timeout_s) from error.__cause__
-        return self.infer(inputs, outputs, None if deadline is None else deadline - time.monotonic())
+        has_turn = False
+        while True:
+            connection = self._only.connection or self._connection(deadline, timeout_s)
+            if connection.gate.queue and not has_turn:
+                has_turn = self._waits(connection, deadline, timeout_s)
+                continue
+            try:
+                for line in connection.gate.idle:  # noqa: B007 - it is used below; see `Gate.idle`
+                    break
+            except IndexError:
+                has_turn = self._waits(connection, deadline, timeout_s)
+                continue
+            line.loan = loan = [None]  # No call: nothing interrupts before it can be caught.
+            try:
+                return self._through(connection, line, inputs, outputs, deadline)
+            except BaseException as error:
+                if line.loan is not loan:  # It was over.
+                    raise
+                if not self._runs_again(error, connection, line, inputs):
+                    raise self._said(error, connection, line, timeout_s) from error.__cause__
 
     def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
         """Run the model in a worker; between processes, tensors are NumPy arrays."""
@@ -115,23 +129,25 @@ class WorkerExecutor(Executor):
     async def infer_async(self, inputs: Tensors, outputs: Names = None, timeout_s: float | None = None) -> Tensors:
         """Run the model in a worker while the loop goes on."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        connection, line = await self._line_async(deadline, timeout_s)
-        started = perf_counter_ns()
-        try:
-            results = await line.call_async(inputs, outputs, deadline)
-        except LeftToThreadError:
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
-            if self._runs_again(error, connection, line, inputs):
-                left_s = None if deadline is None else deadline - time.monotonic()
-                return await self.infer_async(inputs, outputs, left_s)
-            raise self._said(error, connection, line, timeout_s) from error.__cause__
-        line.times[(perf_counter_ns() - started).bit_length()] += 1
-        connection.release(line)
-        return results
+        while True:
+            connection, line = await self._line(deadline, timeout_s)
+            started = perf_counter_ns()
+            try:
+                results = await line.call_async(inputs, outputs, deadline)
+            except LeftToThreadError:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
+                if not self._runs_again(error, connection, line, inputs):
+                    raise self._said(error, connection, line, timeout_s) from error.__cause__
+            else:
+                line.times[(perf_counter_ns() - started).bit_length()] += 1
+                connection.release(line)
+                return results
 
     def allocate(self, shape: tuple[int, ...], dtype: DType) -> Array:
         """Give an array that lies where the workers read it."""
+        if self._refusal is not None:
+            raise _again(self._refusal)
         nbytes = 0 if dtype is DType.STRING else prod(shape) * dtype.itemsize
         memory = self._transport.allocate(nbytes) if nbytes else None
         if memory is None:
@@ -166,32 +182,35 @@ class WorkerExecutor(Executor):
         deadline: float | None,
     ) -> Tensors:
         started = perf_counter_ns()
-        results = line.call_through(inputs, outputs, deadline, spins=connection.may_spin())
+        results = line.call_through(inputs, outputs, deadline, spins=connection.caller_is_alone())
         line.times[(perf_counter_ns() - started).bit_length()] += 1
         connection.release(line)
         return results
 
     # -- getting a line
 
-    def _line(self, deadline: float | None, timeout_s: float | None) -> tuple[Connection, Line]:
-        """Give a line of the least busy worker, waiting for one that is free, or for a worker that is starting."""
-        while True:
-            connection = self._connection(deadline, timeout_s)
-            line = connection.gate.take(None if deadline is None else deadline - time.monotonic())
-            if line is not None:
-                return connection, line
-            if deadline is not None and time.monotonic() >= deadline:
-                raise _late(timeout_s, _WAITED)
+    def _waits(self, connection: Connection, deadline: float | None, timeout_s: float | None) -> bool:
+        """Wait for a line; False if the connection ended meanwhile."""
+        has_turn = connection.gate.wait(deadline)
+        self._check_time(deadline, timeout_s, has_turn=has_turn)
+        return has_turn
 
-    async def _line_async(self, deadline: float | None, timeout_s: float | None) -> tuple[Connection, Line]:
+    async def _line(self, deadline: float | None, timeout_s: float | None) -> tuple[Connection, Line]:
+        """Give a line of the least busy worker to a task, waiting for one that is free, or for one that is starting."""
+        turn = False
         while True:
             found = self._found()
             connection = found if found is not None else await asyncio.to_thread(self._connection, deadline, timeout_s)
-            line = await delivered(connection, deadline)
-            if line is not None:
-                return connection, line
-            if deadline is not None and time.monotonic() >= deadline:
-                raise _late(timeout_s, _WAITED)
+            if turn or not connection.gate.queue:
+                with suppress(IndexError):
+                    for line in connection.gate.idle:
+                        return connection, line
+            turn = await has_turn(connection.gate, deadline)
+            self._check_time(deadline, timeout_s, has_turn=turn)
+
+    def _check_time(self, deadline: float | None, timeout_s: float | None, *, has_turn: bool) -> None:
+        if not has_turn and deadline is not None and time.monotonic() >= deadline:
+            raise self._late_in_line(timeout_s)
 
     def _connection(self, deadline: float | None, timeout_s: float | None) -> Connection:
         connection = self._found()
@@ -223,7 +242,7 @@ class WorkerExecutor(Executor):
 
     def _runs_again(self, error: BaseException, connection: Connection, line: Line, inputs: Tensors) -> bool:
         """Whether a call that broke off never began, since its worker died before: then its line is settled."""
-        line.hold(inputs)
+        line.give_up(inputs)
         if error is not line.failure or not line.untouched:
             return False
         connection.settle(line)
@@ -231,20 +250,30 @@ class WorkerExecutor(Executor):
 
     def _said(self, error: BaseException, connection: Connection, line: Line, timeout_s: float | None) -> BaseException:
         line.failed += 1
-        is_in_store = line in connection.laid_down()
+        is_innocent = connection.is_innocent(line)
         if isinstance(error, WorkerProtocolError):
             connection.accuse(error)
         connection.settle(line)
         if isinstance(error, OverdueError):
-            return _late(timeout_s, _WAITED) if is_in_store else self._late_call(connection, timeout_s)
+            return self._late_call(error, connection, timeout_s, is_innocent=is_innocent)
         return _again(error) if error is line.failure else error
 
-    def _late_call(self, connection: Connection, timeout_s: float | None) -> DeadlineError:
+    def _late_call(
+        self, error: OverdueError, connection: Connection, timeout_s: float | None, *, is_innocent: bool
+    ) -> DeadlineError:
+        if isinstance(error, OverdueForRoomError):
+            return _late(timeout_s, "it waited for room in shared memory", error.remedy)
+        if is_innocent:
+            return self._late_in_line(timeout_s)
         if self._kills_late:
             for supervisor in self._supervisors:
                 if supervisor.connection is connection:
                     supervisor.dismiss(connection, "a call was past its deadline")
         return _late(timeout_s, "its worker was busy with it")
+
+    def _late_in_line(self, timeout_s: float | None) -> DeadlineError:
+        instead = "let fewer callers wait" if self.stateful else "pass more replicas"
+        return _late(timeout_s, "it waited for calls before it", f"give it longer, or {instead}")
 
     def _wait_for_all(self) -> None:
         with self._changed:
@@ -263,14 +292,14 @@ class _Several:
     connection = None
 
 
-def _late(timeout_s: float | None, doing: str) -> DeadlineError:
-    return DeadlineError(timeout_s or 0, doing, "give it longer, or pass more replicas")
+def _late(timeout_s: float | None, doing: str, remedy: str = "give it longer") -> DeadlineError:
+    return DeadlineError(timeout_s or 0, doing, remedy)
 
 
 def _again(error: BaseException | None) -> NeuropodError:
     """Give an error of its own to every caller: a traceback belongs to one."""
     if not isinstance(error, NeuropodError):
-        return WorkerStartError("no worker is there")
+        return WorkerStartError("no worker is there", remedy="load the model again")
     copy: NeuropodError = type(error)(*error.args)
     copy.__cause__ = error.__cause__
     return copy

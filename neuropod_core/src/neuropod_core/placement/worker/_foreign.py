@@ -10,7 +10,6 @@ from typing import Any
 from neuropod_core import plugins
 from neuropod_core.backend import Backend, Executor, LoadOptions
 from neuropod_core.environments import environment_for, lent_to, python_of
-from neuropod_core.environments._lent import linked
 from neuropod_core.errors import PluginError, WorkerStartError
 from neuropod_core.package import Package
 from neuropod_core.placement.worker import _frames
@@ -52,27 +51,31 @@ class ForeignBackend(Backend):
         raise PluginError("a foreign backend", "it runs in workers only", "pass the placement that found it")
 
 
-def home_for(environment: str | Path, package: Package, distribution: str | None, *, caged: bool) -> Home:
+def home_for(environment: str | Path, package: Package, distribution: str | None, trust: Trust, *, caged: bool) -> Home:
     """Find, or build, the environment that a worker is to live in.
 
     Raises
     ------
     InterpreterError, EnvironmentBuildError
         If there is none.
+    TrustError
+        If it comes from the package, and `trust` is less than ``code``.
     """
     if environment == FROM_PACKAGE:
-        built = environment_for(package, trust=Trust.CODE)
+        built = environment_for(package, trust=trust)
         python, keep = built.python, built
     else:
         python, keep = python_of(environment), None
-    lent = lent_to(python, distribution or _plugin_here(package.config.platform))
-    mine = [linked("neuropod-core")] if caged else []  # It closes the cage before the environment runs anything.
-    folders = dict.fromkeys(str(path) for each in (lent, *mine) for path in each.paths)
-    readable = [str(path) for each in (lent, *mine) for path in each.targets]
-    readable += [str(python.prefix), str(python.base_prefix)]
-    installed = tuple(sorted(python.distributions.items()))
-    keeps = (keep, lent, *mine)
-    return Home(str(python.executable), tuple(folders), caged, tuple(readable), installed=installed, keep=keeps)
+    plugin = distribution or _plugin_here(package.config.platform)
+    lent = lent_to(python, plugin, core_in_any_case=caged)  # It closes the cage before the environment runs anything.
+    return Home(
+        python=str(python.executable),
+        lent=tuple(map(str, lent.paths)),
+        caged=caged,
+        readable=(*map(str, lent.targets), str(python.prefix), str(python.base_prefix)),
+        installed=tuple(sorted(python.distributions.items())),
+        keep=(keep, lent),
+    )
 
 
 def foreign_backend(home: Home, platform: str, distribution: str | None) -> ForeignBackend:
@@ -91,7 +94,9 @@ def _described(home: Home, platform: str, distribution: str | None) -> dict[str,
     process = Process(f"neuropod of {home.python}", home, {}, {}, Doorbell())
     try:
         until = time.monotonic() + _START_TIMEOUT_S
-        process.expect("hello", until)
+        hello = process.expect("hello", until)
+        if hello is not None and "hello" in hello:
+            _frames.check_version(hello["hello"])
         _frames.send(process.link, {"describe": True, "platform": platform, "distribution": distribution})
         answer = process.expect("described", until)
     except OSError as error:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from neuropod_core._json import parse_object
-from neuropod_core.errors import PackageError, WorkerProtocolError
+from neuropod_core.errors import PackageError, WorkerProtocolError, WorkerStartError, shown
 
 PROTOCOL = 1
 """Version of everything that parent and worker say to each other; a parent speaks all versions up to its own."""
@@ -21,6 +21,19 @@ PROTOCOL = 1
 _LENGTH_BYTES = 4
 _MOST_BYTES = 64 << 20
 _MOST_DESCRIPTORS = 250  # The kernel passes 253 at a time.
+
+
+def check_version(version: object) -> None:
+    """Hold what a worker says first against what is spoken here.
+
+    Raises
+    ------
+    WorkerStartError
+        If they have no version in common.
+    """
+    if type(version) is not int or not 1 <= version <= PROTOCOL:
+        what = f"the worker speaks version {shown(version)} of the protocol, this process 1 to {PROTOCOL}"
+        raise WorkerStartError(what, remedy="give the worker's environment a neuropod-core that is not newer than here")
 
 
 def send(link: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int] = ()) -> None:

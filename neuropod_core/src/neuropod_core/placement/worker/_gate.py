@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _thread
-import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,9 +13,35 @@ T = TypeVar("T")
 
 _NOTHING: Any = object()
 
+LONGEST_NAP_S = 1.0
+"""Whoever waits looks again after so long: an interrupt may have kept somebody from waking it."""
+
+_LOST_S = 3.0
+"""Whoever was not heard of for so long was interrupted as it left."""
+
+
+class Waiter:
+    """Somebody in the queue.
+
+    Attributes
+    ----------
+    wake
+        Has it look again; called by any thread, perhaps twice.
+    seen
+        When it looked last.
+    """
+
+    __slots__ = ("seen", "wake")
+
+    def __init__(self, wake: Callable[[], object]) -> None:
+        self.wake, self.seen = wake, time.monotonic()
+
 
 class Gate(Generic[T]):
     """Lends things to one caller each; those who find none wait in order, and nothing else grows.
+
+    What is lent is held by its caller alone, and what is free lies in one list, whatever is interrupted: a caller that
+    waits is woken when something is free, and takes it itself.
 
     Attributes
     ----------
@@ -23,9 +49,9 @@ class Gate(Generic[T]):
         What nobody uses; taken from its end, so that what was used last is used next.
     idle
         Takes from `free` in a ``for`` loop, an IndexError if there is nothing. Unlike a call it is not interrupted
-        between taking a thing and giving it a name.
+        between taking a thing and giving it a name. Where somebody waits, a newcomer has to `wait` as well.
     queue
-        Whoever waits, each to be called with the thing.
+        Whoever waits.
     closed
         Whether nothing is lent any more.
     """
@@ -33,10 +59,9 @@ class Gate(Generic[T]):
     def __init__(self, things: list[T]) -> None:
         self.free, self._total = list(things), len(things)
         self.idle: Iterator[T] = iter(self.free.pop, _NOTHING)
-        self.queue: deque[Callable[[T | None], None]] = deque()
+        self.queue: deque[Waiter] = deque()
         self.closed = False
         self._retired: list[T] = []
-        self._lock = threading.Lock()
 
     @property
     def waiting(self) -> int:
@@ -48,102 +73,83 @@ class Gate(Generic[T]):
         """How many things are in use."""
         return self._total - len(self.free) - len(self._retired)
 
-    def take(self, timeout_s: float | None = None) -> T | None:
-        """Take one thing, waiting for it; None if the time is up or the gate was closed."""
-        try:
-            return self.free.pop()
-        except IndexError:
-            return self._wait(timeout_s)
-
-    def ask(self, deliver: Callable[[T | None], None]) -> None:
-        """Have one thing delivered, at once or when one is free; None if the gate is closed."""
-        with self._lock:
-            thing = None if self.closed else self._found_or_awaited(deliver)
-            if thing is None and not self.closed:
-                return
-        deliver(thing)
-
-    def _found_or_awaited(self, deliver: Callable[[T | None], None]) -> T | None:
-        """Wait first and look then: things are given and taken without the lock, and a giver looks for who waits."""
-        self.queue.append(deliver)
-        try:
-            thing = self.free.pop()
-        except IndexError:
-            return None
-        self.queue.remove(deliver)
-        return thing
-
-    def withdraw(self, deliver: Callable[[T | None], None]) -> bool:
-        """Take `ask` back; False if it was answered already."""
-        with self._lock:
-            try:
-                self.queue.remove(deliver)
-            except ValueError:
-                return False
-            return True
-
     def give(self, thing: T) -> None:
-        """Give one back: to whoever waits longest."""
-        if self.queue or self.closed:
-            self._hand_over(thing)
-            return
+        """Give one back, and wake whoever waits longest."""
         self.free.append(thing)
         if self.queue or self.closed:
             self.attend()
 
     def attend(self) -> None:
-        """Bring something that is free to where it belongs: somebody began to wait, or closed it, as it came."""
-        try:
-            thing = self.free.pop()
-        except IndexError:  # And somebody else took it.
-            return
-        self._hand_over(thing)
+        """Wake whoever waits longest, if something is free; once closed, put away what is."""
+        if self.closed:
+            with suppress(IndexError):  # One by one: others give and take meanwhile.
+                while True:
+                    self._retired.append(self.free.pop())
+        first = self._first()
+        if first is not None and self.free:
+            first.wake()
 
-    def _hand_over(self, thing: T) -> None:
-        with self._lock:
-            if not self.queue:
-                (self._retired if self.closed else self.free).append(thing)
-                return
-            deliver = self.queue.popleft()
-        deliver(thing)
+    def wait(self, until: float | None) -> bool:
+        """Wait until something is free for this thread, which then takes it; False if the time is up, or it is closed.
+
+        Somebody else may be quicker; then wait again.
+        """
+        woken = _thread.allocate_lock()
+        woken.acquire()
+        waiter, has_turn = Waiter(lambda: _release(woken)), False
+        try:
+            while not self.closed:
+                has_turn, left_s = self.has_turn(waiter), seconds_of_nap(until)
+                if has_turn or left_s <= 0:
+                    return has_turn
+                woken.acquire(timeout=left_s)
+            return False
+        finally:
+            self.leave(waiter, has_turn=has_turn)
+
+    def has_turn(self, waiter: Waiter) -> bool:
+        """Keep somebody in the queue, and tell whether something is free for it."""
+        waiter.seen = time.monotonic()
+        if waiter not in self.queue:
+            self.queue.append(waiter)
+        return bool(self.free) and self._first() is waiter
+
+    def leave(self, waiter: Waiter, *, has_turn: bool) -> None:
+        """Let somebody out of the queue; whoever comes next is woken if there is more than it takes itself."""
+        with suppress(ValueError):
+            self.queue.remove(waiter)
+        if self.queue and len(self.free) > has_turn:
+            self.attend()
 
     def close(self) -> None:
         """Send everybody away who waits, and who comes later."""
-        with self._lock:
-            self.closed = True
-            waiting = list(self.queue)
-            self.queue.clear()
-            with suppress(IndexError):  # One by one: things are given and taken without the lock.
-                while True:
-                    self._retired.append(self.free.pop())
-        for deliver in waiting:
-            deliver(None)
+        self.closed = True
+        self.attend()
+        for waiter in list(self.queue):
+            waiter.wake()
 
     def forget(self) -> None:
         """Let go of everything, once it is closed."""
         self._retired.clear()
         self._total = 0
 
-    def _wait(self, timeout_s: float | None) -> T | None:
-        box: list[T | None] = []
-        delivered = _thread.allocate_lock()
-        delivered.acquire()
+    def _first(self) -> Waiter | None:
+        while True:
+            try:
+                first = self.queue[0]
+            except IndexError:
+                return None
+            if time.monotonic() - first.seen < _LOST_S:
+                return first
+            with suppress(ValueError):
+                self.queue.remove(first)
 
-        def deliver(thing: T | None) -> None:
-            box.append(thing)
-            delivered.release()
 
-        self.ask(deliver)
-        try:
-            delivered.acquire(timeout=-1 if timeout_s is None else max(timeout_s, 0))
-        except BaseException:  # Ctrl-C.
-            if (thing := self._last_word(deliver, box, delivered)) is not None:
-                self.give(thing)
-            raise
-        return self._last_word(deliver, box, delivered)
+def seconds_of_nap(until: float | None) -> float:
+    """Give how long to wait before looking again; not more than 0 if the time is up."""
+    return LONGEST_NAP_S if until is None else min(LONGEST_NAP_S, until - time.monotonic())
 
-    def _last_word(self, deliver: Callable[[T | None], None], box: list[T | None], delivered: Any) -> T | None:
-        """Give what was delivered to somebody who waits no longer."""
-        if not box and not self.withdraw(deliver):  # It is on its way.
-            delivered.acquire()
-        return box[0] if box else None
+
+def _release(woken: _thread.LockType) -> None:
+    with suppress(RuntimeError):  # It was woken already.
+        woken.release()

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from neuropod_core import plugins
-from neuropod_core.backend import Backend, Executor, LoadOptions
-from neuropod_core.errors import ModelLoadError, NeuropodError, worded
+from neuropod_core.backend import Backend, Executor, LoadOptions, trust_of
+from neuropod_core.errors import NeuropodError, PluginError, shown, worded
 from neuropod_core.placement._in_process import InProcess
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._recipe import descriptor_facts
@@ -101,16 +101,21 @@ def _loaded(order: Mapping[str, Any]) -> tuple[Executor, Problem]:
     )
     options = LoadOptions(order["device"], MappingProxyType(order["values"]))
     if order.get("trust"):  # The parent has no plugin that could look into the artefact.
-        needed = Trust.parse(backend.trust_needed(variant))
+        needed = trust_of(backend, variant, str(folder.parent))
         check_trust(needed, Trust.parse(order["trust"]), f"this one holds {needed}", str(folder.parent))
+    if order.get("threads"):
+        _apply(order["threads"], backend)
+    return InProcess().start(backend, variant, options), problem
+
+
+def _apply(thread_settings: Mapping[str, Any], backend: Backend) -> None:
     try:
-        if order.get("threads"):
-            backend.apply_thread_settings(order["threads"])
-        return InProcess().start(backend, variant, options), problem
+        backend.apply_thread_settings(thread_settings)
     except NeuropodError:
         raise
     except Exception as error:
-        raise ModelLoadError(f"loading raised {worded(error)}", at=str(folder)) from error
+        what = f"its apply_thread_settings raised {worded(error)} for {shown(dict(thread_settings))}"
+        raise PluginError(type(backend).__module__, what, "tell its author, or pass Worker(threads=...)") from error
 
 
 def _describe(link: socket.socket, order: Mapping[str, Any]) -> None:
@@ -133,19 +138,13 @@ def _backend(order: Mapping[str, Any]) -> Backend:
 
 def _told_of(executor: Executor) -> dict[str, Any]:
     described = {str(key): _plain(value) for key, value in executor.description.items()}
-    serial = _is_serial(executor)
+    serial = bool(getattr(executor, "serial", False))  # Plugins may be older than the attribute.
     return {
         "stateful": bool(executor.stateful),
         "description": described,
         "serial": serial,
         "takes_turns": serial and TAKES_TURNS,
     }
-
-
-def _is_serial(executor: Executor) -> bool:
-    from neuropod_core.placement._in_process import Serial
-
-    return isinstance(executor, Serial)
 
 
 def _plain(value: object) -> Any:

@@ -1,4 +1,4 @@
-"""How the tensors of one call lie in shared memory: agreed once for each set of names, types and shapes.
+"""How the tensors of one call lie one after another: agreed once for each set of names, types and shapes.
 
 A layout travels as plain JSON and is checked like anything that another process says. Text has no fixed size: it lies
 as its end positions (one ``uint64`` each) followed by UTF-8, at a place that each call names.
@@ -194,5 +194,5 @@ def _plain(name: str, value: object) -> Array:
     if array is not None and array.dtype.kind in "OUST":
         array = as_text(array)
     if array is None:
-        raise TensorMismatchError(name, "an array that can travel to another process", describe(value))
+        raise TensorMismatchError(f"inputs.{name}", "an array that can travel to another process", describe(value))
     return array

@@ -75,6 +75,7 @@ class SharedMemoryLine(Line):
         self._shelf, self._results = pool.shelf(), Results(slot, pool, tell)
         self._kept: object = None
         self._fresh: object = None  # Key of a layout that the worker has not been asked with yet.
+        self._forgets = False  # Whether it has not been told yet to forget those before.
         self._numbers = count(1)
 
     # -- the call
@@ -89,7 +90,7 @@ class SharedMemoryLine(Line):
             # The same once more, as most calls are: what `put`, `ask`, `wait` and `take` come to, without a detour.
             if request.result_bytes > TRAY_BYTES:  # type: ignore[union-attr]  # as above
                 self.used = True
-                results.grant_again(request.result_bytes, deadline)  # type: ignore[union-attr]  # as above
+                results.grant_again(request.result_bytes)  # type: ignore[union-attr]  # as above
             elif request.block is not None:  # type: ignore[union-attr]  # as above
                 self.used = True
             if not looks:
@@ -136,7 +137,7 @@ class SharedMemoryLine(Line):
         self._results.request = request
         if request.result_bytes > TRAY_BYTES:
             self.used = True
-            self._results.grant_again(request.result_bytes, deadline)
+            self._results.grant_again(request.result_bytes)
         else:
             self._results.grant_none()
         self._steady = self._fresh is None
@@ -145,7 +146,8 @@ class SharedMemoryLine(Line):
         """Let the worker see the call, and whether somebody looks for its answer or wants to be rung for."""
         words = self._words
         self.call = call = self.call + 1
-        self._fresh = None
+        if self._fresh is not None:
+            self._fresh, self._forgets = None, False
         words[ALONE], words[PARENT_SLEEPS] = looks, not looks
         words[ASKED] = call
         if words[WORKER_SLEEPS] or not SPIN_IS_SAFE:
@@ -189,6 +191,16 @@ class SharedMemoryLine(Line):
         return not self.untouched and not self.answered
 
     @property
+    def taken(self) -> int:
+        """Number of the last call that the worker took."""
+        return int(self._words[TAKEN])
+
+    @property
+    def raised(self) -> int:
+        """How many calls the worker has answered by an error."""
+        return self._results.raised
+
+    @property
     def untouched(self) -> bool:
         """Whether the worker has not taken the call: if it is gone, another one may run it."""
         return bool(self._words[TAKEN] != self.call)
@@ -207,6 +219,7 @@ class SharedMemoryLine(Line):
         if results is None:
             self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
             self._steady, self.used = False, True
+            self._give_back_inputs()
             self._results.give_room(deadline)
         return results
 
@@ -228,8 +241,8 @@ class SharedMemoryLine(Line):
         """Take `listen` back."""
         self._words[PARENT_SLEEPS] = 0
 
-    def hold(self, inputs: object) -> None:
-        """Keep the inputs of a call that did not come to its end: the worker may read them still."""
+    def give_up(self, inputs: object) -> None:
+        """Keep the inputs, which the worker may read still, and let it skip the call if it has not begun."""
         self._kept, self.used = inputs, True
         self._words[WITHDRAWN] = self.call
 
@@ -240,6 +253,7 @@ class SharedMemoryLine(Line):
             if asked != self.call - 1:
                 raise WorkerProtocolError(f"call {self.call} became call {asked}")
             self.call = asked  # Interrupted before the worker saw it.
+            self._words[WITHDRAWN] = 0
         if not self.answered or self.refuse_room():
             return False
         self._results.note_what_is_said_once()
@@ -259,16 +273,20 @@ class SharedMemoryLine(Line):
         """Let go of everything that the call used; the worker is done with it."""
         self._kept, self.used = None, False
         self._words[PARENT_SLEEPS] = 0
-        if self._request is not None and self._request.held:
-            self._request.held = False
-            self._shelf.put(self._request.block)  # type: ignore[arg-type]  # held: there is one
+        self._give_back_inputs()
         if self._fresh is not None:
             self._requests.pop(self._fresh, None)
             self._request = self._fresh = None
-        if self._blocks:
-            while self._blocks:  # One by one: who is interrupted clears once more.
-                self._pool.give_back(self._blocks.pop())
         self._results.clear()
+
+    def _give_back_inputs(self) -> None:
+        """Let others have the room of the inputs; the worker is done with them."""
+        request = self._request
+        if request is not None and request.held:
+            request.held = False
+            self._shelf.put(request.block)  # type: ignore[arg-type]  # held: there is one
+        while self._blocks:  # One by one: who is interrupted clears once more.
+            self._pool.give_back(self._blocks.pop())
 
     def fail(self, error: NeuropodError) -> None:
         """Wake whoever waits here."""
@@ -332,10 +350,11 @@ class SharedMemoryLine(Line):
         """Tell the worker about a layout that it does not know."""
         if len(layout.places) > self.slot.shape.located:
             raise InferenceError(f"a call of {len(layout.places)} tensors is more than the problem has")
-        forget = len(self._requests) > MOST_LAYOUTS
-        if forget:
+        if len(self._requests) > MOST_LAYOUTS:
+            self._forgets = True
             self._requests.clear()
-        message = {"inputs": layout.to_json(), "outputs": None if outputs is None else list(outputs), "forget": forget}
+        names = None if outputs is None else list(outputs)
+        message = {"inputs": layout.to_json(), "outputs": names, "forget": self._forgets}
         body = json.dumps(message).encode()
         if len(body) > len(self.slot.envelope):
             raise InferenceError(f"the names and shapes of a call take {len(body)} bytes: too many")

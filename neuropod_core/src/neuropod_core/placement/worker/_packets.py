@@ -174,8 +174,6 @@ class Layouts:
         if known is None:
             message = parsed(body)
             layout = layout_from_json(message.get("tensors"))
-            if len({place.name for place in layout.places}) < len(layout.places):
-                raise WorkerProtocolError("two tensors of a call have one name")
             if len(layout.places) > self.bounds.tensors:
                 raise WorkerProtocolError(f"{len(layout.places)} tensors are more than there can be")
             if len(self._known) >= _MOST_LAYOUTS:

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.util import find_spec
-from math import isnan
 from pathlib import Path
 from typing import Any
 
 from neuropod_core.backend import Backend, Executor, LoadOptions
-from neuropod_core.errors import OptionError, PackageIntegrityError, SandboxError, shown
+from neuropod_core.errors import OptionError, PackageIntegrityError, SandboxError
 from neuropod_core.package import Package
 from neuropod_core.placement._base import Placement
 from neuropod_core.placement.worker._executor import WorkerExecutor
 from neuropod_core.placement.worker._recipe import Home, Recipe, model_facts, order_for
+from neuropod_core.placement.worker._settings import check_settings
 from neuropod_core.placement.worker._supervisor import Limits
 from neuropod_core.placement.worker._transports import check_name, new_transport
+from neuropod_core.trust import Trust
 from neuropod_core.variants import Variant
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "TF_NUM_INTRAOP_THREADS")
-
-_BOUNDS = {
-    "replicas": (1, 1000),
-    "slots": (1, 100),  # Each takes two descriptors of the 253 that one message carries.
-    "shared_memory_bytes": (1 << 16, 1 << 60),
-    "restarts": (0, 1 << 60),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +34,12 @@ class Worker(Placement):
         How many processes, each with the model; a call goes to the least busy. Stateful models have one.
     slots
         How many calls lie before a worker at a time; None for as many as suit the model: 4, or 8 where it runs one at a
-        time and the others wait before it.
+        time and the others wait before it (2 over sockets, and where memory does not show stores in order). Each takes
+        some 0.3 MB.
     shared_memory_bytes
-        The most memory for tensors on their way, and for results that callers hold, of all replicas together. Nothing
-        is reserved before it is needed. Where tensors travel over sockets, the most that the inputs of a call, and its
-        results, may take.
+        The most memory for tensors on their way, and for results that callers hold, of all replicas together, beside
+        the slots. None is reserved before it is needed, and what was is kept for later calls. Where tensors travel over
+        sockets, the most that the inputs of a call, and its results, may take.
     transport
         How tensors travel: ``shared_memory``, as fast as the machine allows, on Linux only; or ``socket``, on every
         Unix, copied twice each way; None for the best that there is.
@@ -54,9 +48,10 @@ class Worker(Placement):
     restarts
         How often in a row a worker that dies is replaced; 0 for never.
     restart_after_calls, restart_above_bytes
-        A worker that answered so many calls, or uses so much memory, is replaced when its calls are through.
+        A worker that answered so many calls, or uses so much memory, is replaced when its calls are through, or after
+        five minutes. Stateful models refuse both.
     kills_late
-        Whether a call past its deadline ends the worker that runs it.
+        Whether a call past its deadline ends the worker that runs it, and so the other calls that run there.
     cpus
         For each replica in turn, the CPUs that it may use; None for the parent's.
     threads
@@ -93,26 +88,8 @@ class Worker(Placement):
     _caged: bool = False
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _BOUNDS.items():
-            value: object = getattr(self, name)
-            if value is not None and (type(value) is not int or not least <= value <= most):
-                raise OptionError(f"Worker({name}=...) is an int from {least} to {most}, not {shown(value)}")
-        self._check_times_and_threads()
+        check_settings(self)
         check_name(self.transport)
-        if self.cpus is not None and not hasattr(os, "sched_setaffinity"):
-            raise OptionError("this system lets nobody choose CPUs", at="cpus", remedy="leave cpus out")
-
-    def _check_times_and_threads(self) -> None:
-        limit: object = self.start_timeout_s
-        if type(limit) not in (int, float) or isnan(self.start_timeout_s) or self.start_timeout_s <= 0:
-            raise OptionError(f"Worker(start_timeout_s=...) is a number of seconds above 0, not {shown(limit)}")
-        if self.threads is not None and (type(self.threads) is not int or self.threads < 0):
-            raise OptionError(f"Worker(threads=...) is an int of at least 1, not {shown(self.threads)}")
-        if type(self.kills_late) is not bool:
-            raise OptionError(f"Worker(kills_late=...) is True or False, not {shown(self.kills_late)}")
-        cpus: object = self.cpus
-        if cpus is not None and not (isinstance(cpus, Sequence) and cpus and all(map(_are_cpus, cpus))):
-            raise OptionError(f"Worker(cpus=...) has a list of CPU numbers for each replica, not {shown(cpus)}")
 
     def sandboxed(self) -> Placement:
         """Give the same placement with its workers in a sandbox.
@@ -126,17 +103,16 @@ class Worker(Placement):
 
         report = sandbox.available()
         if report.missing:
-            remedy = "run it on Linux 6.2 or later with Landlock, or pass the trust that the package needs"
-            raise SandboxError(report.missing, remedy=remedy)
+            raise SandboxError(report.missing, remedy=sandbox.REMEDY)
         return replace(self, _caged=True)
 
-    def backend(self, package: Package, distribution: str | None) -> Backend:
+    def backend(self, package: Package, distribution: str | None, trust: Trust) -> Backend:
         """Find the backend in the environment where the workers will live."""
         if self.environment is None:
-            return super().backend(package, distribution)
+            return super().backend(package, distribution, trust)
         from neuropod_core.placement.worker._foreign import foreign_backend, home_for
 
-        home = home_for(self.environment, package, distribution, caged=self._caged)
+        home = home_for(self.environment, package, distribution, trust, caged=self._caged)
         return foreign_backend(home, package.config.platform, distribution)
 
     def start(self, backend: Backend, variant: Variant, options: LoadOptions) -> Executor:
@@ -159,7 +135,9 @@ class Worker(Placement):
         from neuropod_core.placement.worker._foreign import ForeignBackend
 
         if not isinstance(backend, ForeignBackend):
-            raise OptionError("the backend was not found by this placement", at="placement")
+            raise OptionError(
+                "the backend was not found by this placement", at="placement", remedy="load by load_neuropod"
+            )
         order = {"distribution": backend.distribution, "trust": str(options.trust), **model_facts(variant, options)}
         return replace(backend.home, readable=(*backend.home.readable, package_folder)), order
 
@@ -189,10 +167,6 @@ class Worker(Placement):
         if self.gpus:
             variables["CUDA_VISIBLE_DEVICES"] = str(self.gpus[number % len(self.gpus)])
         return {**variables, **self.variables}
-
-
-def _are_cpus(numbers: object) -> bool:
-    return isinstance(numbers, Sequence) and bool(numbers) and all(type(one) is int and one >= 0 for one in numbers)
 
 
 def _roots(*modules: str) -> Iterator[str]:

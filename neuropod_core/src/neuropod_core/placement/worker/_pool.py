@@ -12,9 +12,14 @@ import numpy as np
 
 from neuropod_core.backend import Array
 from neuropod_core.errors import ModelClosedError, SharedMemoryError
+from neuropod_core.placement.worker._connection import OverdueForRoomError
 from neuropod_core.placement.worker._segments import PAGE_BYTES, Segment, create_segment, rounded
 
 _LONGEST_NAP_S = 0.02
+
+AT_ONCE = 0.0
+"""A deadline of long ago: where there is no room, an error says so at once."""
+
 SEGMENT_BYTES = 16 << 20
 """The usual size of a segment; a larger tensor gets one of its own."""
 
@@ -129,6 +134,17 @@ class Pool:
         self._own_shelf = _Straight(self)
         self._lock, self._numbers = threading.Lock(), iter(range(1, 1 << 62))
 
+    def usage(self) -> dict[str, int]:
+        """Tell the limit, and how much of it is ``reserved``, ``used``, and ``held`` by callers."""
+        with self._lock:
+            self._collect()
+            return {
+                "limit": self.limit_bytes,
+                "reserved": self.total_bytes,
+                "used": self.used_bytes,
+                "held": self.lent_bytes,
+            }
+
     @property
     def total_bytes(self) -> int:
         """What the segments take together."""
@@ -141,6 +157,8 @@ class Pool:
         ------
         SharedMemoryError
             If it is larger than the pool, or none came back in time.
+        OverdueForRoomError
+            If none came back before `deadline`.
         """
         size = _size_class(nbytes)
         if size > self.limit_bytes:
@@ -152,7 +170,7 @@ class Pool:
                 block = self._found(size)
             if block is not None:
                 return block
-            self._wait(nbytes, until)
+            self._wait(nbytes, until, deadline)
 
     def allocate_known(self, nbytes: int, deadline: float | None, tell: Callable[[Segment], None]) -> Block:
         """Hand out a block as `allocate` does, in a segment that the worker was told of."""
@@ -291,7 +309,7 @@ class Pool:
                 dropped += segment.nbytes
         return dropped
 
-    def _wait(self, nbytes: int, until: float) -> None:
+    def _wait(self, nbytes: int, until: float, deadline: float | None) -> None:
         remaining = until - time.monotonic()
         if remaining > 0:
             self.someone_waits = True
@@ -299,9 +317,15 @@ class Pool:
                 self.freed.put(self.freed.get(timeout=min(remaining, _LONGEST_NAP_S)))
             self.someone_waits = False
             return
-        held = f"{self.lent_bytes} of {self.limit_bytes} bytes lie in results and inputs that are still held"
-        remedy = "drop results, copy them, or pass a larger Worker(shared_memory_bytes=...)"
-        raise SharedMemoryError(f"no room for {nbytes} bytes in shared memory ({held})", remedy=remedy)
+        what = f"no room for {nbytes} bytes in shared memory of {self.limit_bytes}"
+        what += f": {self.used_bytes} are in use, {self.lent_bytes} of them by results and inputs that are held"
+        instead = (
+            "drop results, or copy them" if 2 * self.lent_bytes > self.used_bytes else "have fewer calls at a time"
+        )
+        remedy = f"{instead}, or pass a larger Worker(shared_memory_bytes=...)"
+        if until == deadline:
+            raise OverdueForRoomError(0, what, remedy)
+        raise SharedMemoryError(what, remedy=remedy)
 
 
 class _Straight(Shelf):

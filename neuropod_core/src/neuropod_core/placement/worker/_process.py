@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -19,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from neuropod_core._workplaces import Workplace
 from neuropod_core.errors import WorkerProtocolError, shown
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._bells import IN, LONGEST_POLL_MS, Doorbell, new_poll
@@ -29,7 +29,7 @@ _SEND_TIMEOUT_S = 5
 _LAST_LINES = 10
 _LONGEST_LINE = 4096
 _LONGEST_SHOWN = 400  # In an error, which has ten of them.
-_KEPT_FROM_WORKERS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+_NOT_FOR_OTHER_PYTHONS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 _BOOT = """
 import json, socket, sys
@@ -69,7 +69,7 @@ class Process:
         self, name: str, home: Home, variables: Mapping[str, str], settings: Mapping[str, Any], wake: Doorbell
     ) -> None:
         self.name, self.wake = name, wake
-        self._scratch = tempfile.mkdtemp(prefix="neuropod-") if home.caged else None
+        self._scratch = Workplace(Path(tempfile.gettempdir()), "scratch") if home.caged else None
         self.link, theirs = socket.socketpair()
         # Whoever does not listen is waited for, but not for ever.
         self.link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
@@ -77,19 +77,14 @@ class Process:
         self._tail: deque[str] = deque(maxlen=_LAST_LINES)
         self._partial: dict[int, bytes] = {}
         self._killed_for = ""
-        flags = [*(["-I"] if home.python else []), *(["-S"] if home.caged else [])]
-        command = [home.python or sys.executable, *flags, "-c", _BOOT, str(theirs.fileno())]
-        with theirs:
-            self._popen = subprocess.Popen(  # noqa: S603 - the interpreter is ours, or the caller chose it
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                pass_fds=[theirs.fileno()],
-                env=self._environment(home, variables),
-                start_new_session=True,  # Ctrl-C is for the parent; and the worker's own children end with it.
-            )
+        try:
+            with theirs:
+                self._popen = self._started(home, variables, theirs.fileno())
+        except BaseException:
+            self.link.close()
+            if self._scratch is not None:
+                self._scratch.close()
+            raise
         self.pid = self._popen.pid
         self._streams: list[IO[bytes]] = [stream for stream in (self._popen.stdout, self._popen.stderr) if stream]
         self._pidfd = _pidfd_of(self.pid)
@@ -201,7 +196,7 @@ class Process:
         """Close every descriptor."""
         self.link.close()
         if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.close()
         for stream in (self._popen.stdout, self._popen.stderr):
             if stream:
                 stream.close()
@@ -212,7 +207,9 @@ class Process:
     def forget(self) -> None:
         """Close the descriptors in a forked child, so that the worker still sees when its parent ends."""
         self._popen.returncode = 0  # It is not ours to wait for.
-        self._scratch = None
+        if self._scratch is not None:
+            self._scratch.forget()
+            self._scratch = None
         self.close()
 
     def drain(self) -> None:
@@ -225,22 +222,36 @@ class Process:
         self._popen.wait()
         self.wake.ring()
 
+    def _started(self, home: Home, variables: Mapping[str, str], link: int) -> subprocess.Popen[bytes]:
+        flags = [*(["-I"] if home.python else []), *(["-S"] if home.caged else [])]
+        return subprocess.Popen(  # noqa: S603 - the interpreter is ours, or the caller chose it
+            [home.python or sys.executable, *flags, "-c", _BOOT, str(link)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=[link],
+            env=self._environment(home, variables),
+            start_new_session=True,  # Ctrl-C is for the parent; and the worker's own children end with it.
+        )
+
     def _environment(self, home: Home, variables: Mapping[str, str]) -> dict[str, str]:
         """Give the environment variables: the parent's, but for what would lead to its Python or tell its secrets."""
         inherited = dict(os.environ)
         if self._scratch is not None:
             from neuropod_core import sandbox
 
-            inherited = sandbox.clean_environment(inherited, Path(self._scratch))
+            inherited = sandbox.clean_environment(inherited, self._scratch.folder)
         if home.python is not None:
-            for name in _KEPT_FROM_WORKERS:
+            for name in _NOT_FOR_OTHER_PYTHONS:
                 inherited.pop(name, None)
         return {**inherited, **variables}
 
     def _first_message(self, home: Home, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Say what a worker needs to know before it can import anything."""
         path = _own_path(home) if home.python is None else []
-        cage = {"scratch": self._scratch, "readable": list(home.readable)} if home.caged else None
+        scratch = str(self._scratch.folder) if self._scratch is not None else None
+        cage = {"scratch": scratch, "readable": list(home.readable)} if home.caged else None
         debug = _logger.isEnabledFor(logging.DEBUG)
         return {**settings, "parent": os.getpid(), "path": path, "lent": list(home.lent), "cage": cage, "debug": debug}
 

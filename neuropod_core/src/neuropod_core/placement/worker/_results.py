@@ -8,7 +8,7 @@ from functools import partial
 from numpy import ndarray
 
 from neuropod_core.backend import Tensors
-from neuropod_core.errors import WorkerProtocolError
+from neuropod_core.errors import SharedMemoryError, WorkerProtocolError
 from neuropod_core.placement.worker._board import (
     DONE,
     FAILED,
@@ -26,10 +26,11 @@ from neuropod_core.placement.worker._board import (
     TRAY_BYTES,
     Slot,
 )
+from neuropod_core.placement.worker._connection import OverdueForRoomError
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._known import Answer, Request, read_results
 from neuropod_core.placement.worker._layouts import Layout, layout_from_json
-from neuropod_core.placement.worker._pool import Block, BlockArray, Lease, Pool
+from neuropod_core.placement.worker._pool import AT_ONCE, Block, BlockArray, Lease, Pool
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Where, read_places
@@ -61,6 +62,8 @@ class Results:
         How to take results of which the status says all.
     request
         The call that runs.
+    raised
+        How many calls were answered by an error.
     """
 
     def __init__(self, slot: Slot, pool: Pool, tell: Callable[[Segment], None]) -> None:
@@ -73,6 +76,7 @@ class Results:
         self._granted_before: Block | None = None
         self._shelf = pool.shelf()
         self._gave_room = self._refused_room = False
+        self.raised = 0
 
     # -- room
 
@@ -81,11 +85,17 @@ class Results:
         block = self.grant = self._pool.allocate_known(nbytes, deadline, self._tell)
         self._name_grant(block)
 
-    def grant_again(self, nbytes: int, deadline: float | None) -> None:
-        """Grant as much room as the same call needed before; most often the caller has dropped what lay there."""
+    def grant_again(self, nbytes: int) -> None:
+        """Grant as much room as the same call needed before; most often the caller has dropped what lay there.
+
+        None where there is none at once: the call has its inputs already, and must not wait with them for more.
+        """
         block = self._shelf.take(nbytes)
         if block is None:
-            self.grant_room(nbytes, deadline)
+            try:
+                self.grant_room(nbytes, AT_ONCE)
+            except (SharedMemoryError, OverdueForRoomError):
+                self.grant_none()
         else:
             self.grant = block
             if block is not self._granted_before:
@@ -151,6 +161,7 @@ class Results:
             if answer is not None:
                 return self._granted(answer)
         if status == FAILED:
+            self.raised += 1
             raise error_from(parsed(self._message()))
         if status != NEEDS_ROOM:
             raise WorkerProtocolError(f"an answer has no status {status}")

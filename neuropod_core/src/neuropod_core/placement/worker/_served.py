@@ -45,7 +45,7 @@ class Served:
         at = f"outputs.{name}" if isinstance(name, str) else "outputs"
         raise TensorMismatchError(at, expected, shown(name), "leave it out or rename it")
 
-    def unforeseen(self, error: Exception) -> InferenceError:
+    def unforeseen(self, error: BaseException) -> InferenceError:
         """Say an error that is no `NeuropodError` as `Neuropod.infer` says it in process."""
         said = InferenceError(f"the {self._platform} backend raised {worded(error)}")
         said.__cause__ = error
@@ -69,7 +69,7 @@ def await_the_end() -> NoReturn:
 
 
 class Desk(ABC):
-    """Answers the calls of one slot, one after the other."""
+    """Answers the calls of one slot, or of several, one after the other."""
 
     @abstractmethod
     def serve(self) -> None:
@@ -82,7 +82,7 @@ class End(ABC):
     Attributes
     ----------
     desks
-        One for each slot.
+        Each with a thread of its own.
     """
 
     desks: Sequence[Desk]

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -22,6 +23,8 @@ from neuropod_core.placement.worker._segments import Segment, create_segment
 from neuropod_core.placement.worker._spin import may_spin, own_threads, running_threads
 
 _SLOTS_IN_TURN = 8
+_BETWEEN_CALLS_S = 0.05
+"""A worker that takes no call for longer than this, though there is one, does not go on."""
 
 
 class SharedMemory(Transport):
@@ -47,13 +50,7 @@ class SharedMemory(Transport):
 
     def usage(self) -> dict[str, int]:
         """Ask the pool."""
-        pool = self.pool
-        return {
-            "limit": pool.limit_bytes,
-            "reserved": pool.total_bytes,
-            "used": pool.used_bytes,
-            "held": pool.lent_bytes,
-        }
+        return self.pool.usage()
 
     def close(self) -> None:
         """Let go of every segment."""
@@ -85,6 +82,7 @@ class SharedMemoryConnection(Connection):
             for number, ring in enumerate(rings)
         ]
         super().__init__(link, lines, wake)
+        self._taken, self._taken_at = -1, 0.0
         self._others, self._in_turn = slots - 1, lines if shares_bell else ()
         serve = {"transport": SharedMemory.name, "slots": slots, "tensors": tensors, "nbytes": self._board.nbytes}
         if shares_bell:
@@ -99,15 +97,26 @@ class SharedMemoryConnection(Connection):
         for ring in set(rings):
             ring.give_away_descriptor()
 
-    def may_spin(self) -> bool:
+    def caller_is_alone(self) -> bool:
         """Whether the call that was just let in is the only one, from the only thread."""
         return len(self.gate.free) == self._others and running_threads() <= len(own_threads)
 
-    def laid_down(self) -> list[Line]:
+    def in_store(self) -> list[Line]:
         """Give the lines whose calls wait for their turn."""
-        if not any(line.runs for line in self._in_turn):
+        if not any(line.runs for line in self._in_turn if line not in self.gate.free):
             return []
         return [line for line in self._in_turn if line.untouched]
+
+    def is_innocent(self, line: Line) -> bool:
+        """Whether the worker goes on with other calls, as it does if it took one since somebody last asked this."""
+        if line not in self._in_turn or not line.untouched:
+            return False
+        if line in self.in_store():
+            return True
+        taken, now = sum(line.taken for line in self._in_turn), time.monotonic()
+        if taken != self._taken:  # Between two calls, nothing runs for a moment.
+            self._taken, self._taken_at = taken, now
+        return now - self._taken_at < _BETWEEN_CALLS_S
 
     def close(self) -> None:
         """Let go of the board as well."""

@@ -77,7 +77,7 @@ class SocketDesk(Desk):
             return outgoing(RESULTS, call.call, self._served.shippable(given, self._bounds.tensors), self._introduction)
         except NeuropodError as error:
             return self._said(call, error)
-        except Exception as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
             return self._said(call, self._served.unforeseen(error))
         finally:
             if self._served.traces:

@@ -76,7 +76,7 @@ class SocketConnection(Connection):
         for line in lines:
             _frames.send(link, {"slot": line.number}, [line.theirs.fileno()])
 
-    def may_spin(self) -> bool:
+    def caller_is_alone(self) -> bool:
         """Never: there is nothing to look at."""
         return False
 
@@ -112,6 +112,7 @@ class SocketLine(Line):
         self._incoming: Incoming | None = None
         self._torn = False  # Whether something came in between while a packet was in the making.
         self._stolen = False
+        self._raised = 0
         self._connect()
 
     # -- the call
@@ -155,8 +156,13 @@ class SocketLine(Line):
     def listen(self) -> None:
         """Have nothing to do: a socket is readable in any case."""
 
-    def hold(self, inputs: object) -> None:
+    def give_up(self, inputs: object) -> None:
         """Have nothing to do: what is sent was packed, and is kept until then."""
+
+    @property
+    def raised(self) -> int:
+        """How many calls the worker has answered by an error."""
+        return self._raised
 
     def silence(self) -> None:
         """Have nothing to do: a socket is readable until it was read."""
@@ -245,6 +251,7 @@ class SocketLine(Line):
         assert expected is not None  # noqa: S101 - it was received
         self._forget()
         if expected.kind == ERROR:
+            self._raised += 1
             raise error_from(expected.message)
         return expected.tensors
 

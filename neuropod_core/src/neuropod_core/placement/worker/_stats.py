@@ -16,7 +16,7 @@ def stats_of(supervisors: Sequence[Supervisor], transport: Transport) -> dict[st
     """
     tallies = [supervisor.tally() for supervisor in supervisors]
     connections = [each.connection for each in supervisors if each.connection is not None]
-    in_store = sum(len(connection.laid_down()) for connection in connections)
+    in_store = sum(len(connection.in_store()) for connection in connections)
     times = [sum(tally.times[bits] for tally in tallies) for bits in range(64)]
     return {
         "calls": sum(tally.calls for tally in tallies),

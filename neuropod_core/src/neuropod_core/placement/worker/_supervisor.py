@@ -17,6 +17,7 @@ from neuropod_core.errors import (
     WorkerProtocolError,
     WorkerStartError,
     shown,
+    worded,
 )
 from neuropod_core.placement.worker import _frames, _spin
 from neuropod_core.placement.worker._bells import Doorbell
@@ -30,7 +31,9 @@ _LAST_BREATH_S = 2.0
 _FIRST_BACK_OFF_S = 0.05
 _LONGEST_BACK_OFF_S = 10.0
 _HEALTHY_S = 30.0
-_MEMORY_LOOK_S = 1.0
+_RETIREMENT_S = 300.0
+"""How long calls may run on in a worker that is to be replaced."""
+_LIMITS_LOOK_S = 1.0
 _ABANDONED_LOOK_S = 0.05
 
 _logger = logging.getLogger("neuropod.worker")
@@ -44,6 +47,11 @@ class Limits:
     ) -> None:
         self.start_timeout_s, self.restarts, self.slots = start_timeout_s, restarts, slots
         self.after_calls, self.above_bytes = after_calls, above_bytes
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a worker is replaced that did nothing wrong."""
+        return self.after_calls is not None or self.above_bytes is not None
 
 
 class Tally:
@@ -87,6 +95,7 @@ class Supervisor:
         self._closing = threading.Event()
         self._past, self._bell = Tally(), Doorbell()
         self._faults, self._born = 0, 0.0
+        self._retires = False  # Whether the last worker was replaced as the limits say.
         self._serves = False  # Whether the worker that runs listens, so that it can end by itself.
         # The kernel ends a worker when the thread that started it ends: so that thread lives as long as the model.
         name = f"neuropod-{recipe.name}"
@@ -145,7 +154,7 @@ class Supervisor:
                     self._stop_process()
         except BaseException as error:  # Whatever it is, callers must not wait for ever.
             _logger.exception("%s: its supervisor failed", self._recipe.name)
-            self._give_up(WorkerStartError(f"the supervisor failed: {type(error).__name__}: {error}"))
+            self._abandon(WorkerStartError(f"its supervisor failed: {worded(error)}", remedy="load the model again"))
         if self.failure is None:
             self._give_up(ModelClosedError("the model is closed", remedy="load it again"))
 
@@ -162,7 +171,7 @@ class Supervisor:
             return
         if connection is None:
             return
-        self._serves = True
+        self._serves, self._retires = True, False
         self._publish(connection)
         error = self._watched(connection)
         self._publish(None)
@@ -170,12 +179,14 @@ class Supervisor:
             self.process.kill()  # Before its callers are told: it must not write to what they give back.
             self.process.how_it_ended()
         connection.fail(error)
-        served = connection.answered > 0 or time.monotonic() - self._born > _HEALTHY_S
+        serves_well = self._serves_well(connection)
         self._past.add(connection)
         self._stop_process()
         connection.close()
-        if not self._closing.is_set():
-            self._count_fault(error, served=served)
+        if self._retires:  # It did nothing wrong.
+            self.restarts += 1
+        elif not self._closing.is_set():
+            self._count_fault(error, served=serves_well)
 
     def _started(self) -> Connection | None:
         recipe, until = self._recipe, time.monotonic() + self._limits.start_timeout_s
@@ -184,7 +195,7 @@ class Supervisor:
             self.process = process = Process(recipe.name, recipe.home, recipe.variables, recipe.settings, self._bell)
         except OSError as error:
             raise WorkerStartError(f"{recipe.home.python or sys.executable} cannot be started: {error}") from error
-        _check_version(self._told("hello", until)["hello"])
+        _frames.check_version(self._told("hello", until)["hello"])
         self._say(process, recipe.order)
         self.ready = _checked_facts(self._told("ready", until)["ready"])
         self._born = time.monotonic()
@@ -231,7 +242,7 @@ class Supervisor:
         assert process is not None  # noqa: S101 - it was started
         while not self._closing.is_set():
             if process.ended or process.inbox.ended or connection.failure is not None:
-                return connection.failure or self._end_of(process)
+                return connection.failure or self._end_of(process, connection)
             bells = [line.descriptor for line in list(connection.abandoned)]
             try:
                 said = process.watch(bells, self._patience_s(connection))
@@ -249,21 +260,25 @@ class Supervisor:
     def _patience_s(self, connection: Connection) -> float | None:
         if connection.abandoned:
             return _ABANDONED_LOOK_S  # Their bells ring, but for once in a while (see `_board`).
-        watched = self._limits.above_bytes is not None or self._limits.after_calls is not None
-        return _MEMORY_LOOK_S if watched else None
+        return _LIMITS_LOOK_S if self._limits.replaces else None
 
-    def _end_of(self, process: Process) -> WorkerDiedError:
+    def _end_of(self, process: Process, connection: Connection) -> WorkerDiedError:
         if not process.ended:
             process.kill("it hung up")
         how = process.how_it_ended()
         process.drain()
-        remedy = "call again: another worker is started" if self._may_restart() else "load the model again"
+        remedy = "call again: another worker is started" if self._may_restart(connection) else "load the model again"
         if "SIGKILL" in how and ":" not in how:
             remedy = f"{remedy}; if nobody killed it, it may have run out of memory"
         return WorkerDiedError(self._recipe.name, how, process.last_lines, remedy)
 
-    def _may_restart(self) -> bool:
-        return not self.ready.get("stateful") and self._faults < self._limits.restarts
+    def _may_restart(self, connection: Connection) -> bool:
+        faults = 1 if self._serves_well(connection) else self._faults + 1
+        return not self.ready.get("stateful") and faults <= self._limits.restarts
+
+    def _serves_well(self, connection: Connection) -> bool:
+        """Whether a worker has shown that it can serve, so that its death is not one of those in a row."""
+        return connection.answered > 0 or time.monotonic() - self._born > _HEALTHY_S
 
     def _is_worn(self, process: Process, connection: Connection) -> bool:
         calls, size = self._limits.after_calls, self._limits.above_bytes
@@ -275,7 +290,7 @@ class Supervisor:
         """Let the calls that run come to their end; nobody new is let in."""
         self._publish(None)
         connection.gate.close()
-        until = time.monotonic() + _HEALTHY_S
+        until = time.monotonic() + _RETIREMENT_S
         while connection.gate.lent and time.monotonic() < until and not self._closing.is_set():
             assert self.process is not None  # noqa: S101 - it runs
             with suppress(WorkerProtocolError):  # It is on its way out.
@@ -283,7 +298,7 @@ class Supervisor:
             connection.reclaim()
             if self.process.ended or connection.failure is not None:
                 break
-        self._faults -= 1  # This one did nothing wrong.
+        self._retires = True
         return WorkerDiedError(self._recipe.name, "retirement", (), "call again: another worker is started")
 
     def _count_fault(self, error: NeuropodError, *, served: bool = False) -> None:
@@ -298,6 +313,15 @@ class Supervisor:
         self.restarts += 1
         pause_s = 0.0 if self._faults <= 1 else _FIRST_BACK_OFF_S * 2 ** (self._faults - 2)
         self._closing.wait(min(pause_s, _LONGEST_BACK_OFF_S))
+
+    def _abandon(self, error: NeuropodError) -> None:
+        """Give up, and say so to everybody whose call is under way."""
+        connection = self.connection
+        self._give_up(error)
+        self._publish(None)
+        if connection is not None:
+            connection.fail(error)
+            connection.close()
 
     def _give_up(self, error: NeuropodError) -> None:
         with self._changed:
@@ -314,12 +338,6 @@ class Supervisor:
         if process is not None:
             process.end(GRACE_S if self._closing.is_set() and self._serves else 0.0)
         self._serves = False
-
-
-def _check_version(version: object) -> None:
-    if type(version) is not int or not 1 <= version <= _frames.PROTOCOL:
-        what = f"the worker speaks version {shown(version)} of the protocol, this process 1 to {_frames.PROTOCOL}"
-        raise WorkerStartError(what, remedy="give the worker's environment a neuropod-core that is not newer than here")
 
 
 def _checked_facts(ready: object) -> dict[str, Any]:

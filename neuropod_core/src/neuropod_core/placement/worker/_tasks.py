@@ -1,57 +1,54 @@
-"""Lines for tasks: waited for without holding up the loop."""
+"""Tasks that wait for a line, without holding up the loop."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
+from contextlib import suppress
+from typing import Any
 
-from neuropod_core.placement.worker._connection import Connection, Line
+from neuropod_core.placement.worker._gate import Gate, Waiter, seconds_of_nap
 
 
-async def delivered(connection: Connection, deadline: float | None) -> Line | None:
-    """Wait for a line on the loop; None if the time is up or the connection ends."""
-    if connection.gate.free and (line := connection.gate.take(0)) is not None:
-        return line
-    order = _Order(connection)
-    connection.gate.ask(order.deliver)
+async def has_turn(gate: Gate[Any], until: float | None) -> bool:
+    """Wait as `Gate.wait` does, on the loop."""
+    bell = _Bell()
+    waiter, is_next = Waiter(bell.ring), False
     try:
-        return await asyncio.wait_for(order.future, None if deadline is None else max(deadline - time.monotonic(), 0))
-    except asyncio.TimeoutError:
-        order.leave()
-        return None
-    except BaseException:
-        order.leave()
-        raise
+        while not gate.closed:
+            is_next, left_s = gate.has_turn(waiter), seconds_of_nap(until)
+            if is_next or left_s <= 0:
+                return is_next
+            await bell.rung(left_s)
+        return False
+    finally:
+        gate.leave(waiter, has_turn=is_next)
 
 
-class _Order:
-    """A line on its way to a task; one that comes too late goes back."""
+class _Bell:
+    """Wakes one task from any thread."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self._loop = connection, asyncio.get_running_loop()
-        self.future: asyncio.Future[Line | None] = self._loop.create_future()
+    def __init__(self) -> None:
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
+        self._future: asyncio.Future[None] = self._loop.create_future()
 
-    def leave(self) -> None:
-        """Wait no longer; what has come goes back."""
-        if self.future.done() and not self.future.cancelled():
-            self._return(self.future.result())
-        else:
-            self.future.cancel()
-            self._connection.gate.withdraw(self.deliver)
+    def ring(self) -> None:
+        """Wake the task, or keep it awake."""
+        if threading.get_ident() == self._thread:
+            self._arrive()
+            return
+        with suppress(RuntimeError):  # The loop was closed.
+            self._loop.call_soon_threadsafe(self._arrive)
 
-    def deliver(self, line: Line | None) -> None:
-        """Bring the line, from any thread."""
+    async def rung(self, within_s: float) -> None:
+        """Wait for a ring, and not longer than that."""
+        timer = self._loop.call_later(within_s, self._arrive)
         try:
-            self._loop.call_soon_threadsafe(self._arrive, line)
-        except RuntimeError:  # The loop was closed meanwhile.
-            self._return(line)
+            await self._future
+        finally:
+            timer.cancel()
+            self._future = self._loop.create_future()
 
-    def _arrive(self, line: Line | None) -> None:
-        if self.future.done():
-            self._return(line)
-        else:
-            self.future.set_result(line)
-
-    def _return(self, line: Line | None) -> None:
-        if line is not None:
-            self._connection.gate.give(line)
+    def _arrive(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)

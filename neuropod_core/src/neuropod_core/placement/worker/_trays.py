@@ -51,12 +51,18 @@ class Written:
     """What is to be written: tensors with their layout, text already encoded; tells how much room it takes."""
 
     def __init__(self, layout: Layout, tensors: Mapping[str, Array], where: Where) -> None:
-        self._layout, self._tensors = layout, tensors
+        self._layout, self._tensors = layout, dict(tensors)
         self._texts = {place.name: encode_text(tensors[place.name]) for place in layout.places if place.is_text}
         self._where, self.nbytes = dict(where), layout.nbytes
         for name, text in self._texts.items():
             self._where[name] = (0, self.nbytes, len(text))
             self.nbytes += aligned(len(text))
+
+    def part_from(self, memory: Array) -> None:
+        """Copy the tensors that share memory with `memory`: somebody else may be given it before they are written."""
+        for name, array in self._tensors.items():
+            if np.may_share_memory(array, memory):
+                self._tensors[name] = array.copy()
 
     def write(self, memory: Any, words: Any, first: int) -> None:
         """Write the tensors into `memory`, and where those without a place lie into `words` from `first` on."""

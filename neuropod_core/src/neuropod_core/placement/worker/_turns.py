@@ -54,10 +54,7 @@ class Turns(Desk):
             if asked := self._asked(last):
                 return asked
         while True:
-            strokes = self._bell.wait()
-            if strokes == 1 and last.is_asked:  # Whoever else asked has rung as well.
-                return [last]
-            if not strokes:
+            if not self._bell.wait():
                 await_the_end()
             if asked := self._asked(last):
                 return asked

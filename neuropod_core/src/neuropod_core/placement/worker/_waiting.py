@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.errors import SharedMemoryError
-from neuropod_core.placement.worker._connection import LeftToThreadError, OverdueError
+from neuropod_core.placement.worker._connection import LeftToThreadError, OverdueError, OverdueForRoomError
+from neuropod_core.placement.worker._pool import AT_ONCE
 
 if TYPE_CHECKING:
     from neuropod_core.placement.worker._line import SharedMemoryLine
 
 OFF_THE_LOOP_BYTES = 256 << 10
 """Inputs of a task that take more are copied in a thread, so that the loop goes on."""
-
-_NO_WAIT = 0.0
-"""A deadline of long ago: where there is no room, an error says so at once. The loop must not wait for memory."""
 
 _SHORTEST_NAP_S = 0.001
 
@@ -82,8 +80,8 @@ async def carried(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Na
         line.ask(looks=False)
         await _answered(line, deadline)
         try:
-            results = line.take(_NO_WAIT)
-        except SharedMemoryError:
+            results = line.take(AT_ONCE)
+        except (SharedMemoryError, OverdueForRoomError):
             results = await thread.run(partial(line.take, deadline))
     return results
 
@@ -94,8 +92,8 @@ async def _put(
     """Put on the loop what is small and finds room at once."""
     if sum(getattr(array, "nbytes", 0) for array in inputs.values()) <= OFF_THE_LOOP_BYTES:
         try:
-            line.put(inputs, outputs, _NO_WAIT)
-        except SharedMemoryError:
+            line.put(inputs, outputs, AT_ONCE)
+        except (SharedMemoryError, OverdueForRoomError):
             line.clear()
         else:
             return

@@ -11,8 +11,8 @@ from neuropod_core.placement.worker._layouts import layout_from_json
 from neuropod_core.placement.worker._trays import Tray
 
 
-class Asked:
-    """What `Line` introduced under a number: the layout of a call's inputs, and the outputs it asks for."""
+class KnownRequest:
+    """What a `SharedMemoryLine` introduced under a number: the layout of the inputs, and the outputs asked for."""
 
     __slots__ = ("layout", "outputs", "repeats", "spots", "tensors", "views")
 
