@@ -57,7 +57,7 @@ EXAMPLES = [
         "ops/libscaled_add.so",
         "run the model in a process of its own: load_neuropod(..., placement='worker')",
     ),
-    errors.DeadlineError(0.2, "its worker was busy with it", "give it longer, or pass more replicas"),
+    errors.DeadlineError(0.2, "its worker was busy with it", "give it longer"),
     errors.SharedMemoryError(
         "1114112 bytes do not fit shared memory of 1048576",
         remedy="pass Worker(shared_memory_bytes=4194304) or smaller tensors",

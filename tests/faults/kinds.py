@@ -121,7 +121,7 @@ def _survives(text: str) -> Fault:
 def _full_pool(stage: Stage, chance: random.Random) -> float | None:
     executor: Any = stage.model._executor
     pool, hogs = executor._transport.pool, []
-    with suppress(SharedMemoryError):
+    with suppress(SharedMemoryError, DeadlineError):
         while True:  # Until there is no room: callers take their part meanwhile, and nobody is waited for.
             hogs.append(pool.lend(pool.allocate(4 << 20, time.monotonic())))
     time.sleep(0.05 + chance.random() * 0.3)

@@ -182,7 +182,42 @@ def test_closing_sends_everybody_away() -> None:
     assert got == [None, None, None]
 
 
+def test_one_who_does_not_come_holds_up_nobody_for_whom_there_is_more() -> None:
+    gate: Gate[int] = Gate([1, 2])
+    slow = Waiter(lambda: None)
+    assert gate.has_turn(slow)
+
+    assert take(gate, 20) == 2
+    assert take(gate, 0) is None  # The other one is for whoever was first.
+    assert gate.free == [1]
+
+
+def test_whoever_might_go_elsewhere_looks_around() -> None:
+    gate: Gate[int] = Gate([])
+    asked: list[int] = []
+
+    def is_better() -> bool:
+        asked.append(1)
+        return len(asked) == 3
+
+    assert gate.wait(None, is_better) is False
+    assert (len(asked), gate.waiting) == (3, 0)
+
+
 # -- tasks
+
+
+def test_a_task_whose_loop_was_closed_is_in_nobodys_way() -> None:
+    gate: Gate[int] = Gate([])
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(has_turn(gate, None))
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+    gate.give(1)  # In the thread in which the loop ran.
+
+    assert take(gate, 0) == 1
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # it was meant to be
 
 
 def test_a_task_that_goes_as_its_line_comes_does_not_take_it_along() -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_a_death_fails_its_call_and_the_next_one_runs(load: Load, command: str, 
 
     assert model.infer(said("copy", [1.0]))["y"].tolist() == [1.0]
     assert pid_of(model) != before
-    assert model.stats()["restarts"] == 1
+    assert (model.stats()["restarts"], model.stats()["failed"]) == (1, 1)
     assert is_gone(before)
 
 
@@ -265,6 +266,42 @@ def test_replicas_share_the_work(load: Load) -> None:
 def test_a_stateful_model_has_one_worker(load: Load) -> None:
     with pytest.raises(OptionError, match="a stateful model has one worker"):
         load(config={"stateful": True}, replicas=2)
+
+
+def test_a_caller_who_waits_goes_to_the_worker_that_is_idle_first(load: Load) -> None:
+    model = load(replicas=2, slots=1)
+    started = time.monotonic()
+
+    def sleep(seconds: float) -> None:
+        with suppress(ModelClosedError):
+            model.infer(said(f"sleep:{seconds}"))
+
+    for seconds in (6, 0.3):
+        thread = threading.Thread(target=sleep, args=(seconds,))
+        thread.start()
+        while not model.stats()["running"]:
+            time.sleep(0.01)
+    while model.stats()["running"] != 2:
+        time.sleep(0.01)
+    waiting = [threading.Thread(target=model.infer, args=(said("copy", [1.0]),)) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    for thread in waiting:
+        thread.join()
+
+    assert time.monotonic() - started < 4
+
+
+def test_a_worker_that_retires_waits_for_nobody_who_has_gone(load: Load) -> None:
+    model = load(restart_after_calls=1)
+    with pytest.raises(DeadlineError):
+        model.infer(said("sleep:60"), timeout_s=0.1)
+    before = pid_of(model)  # A call that is answered.
+
+    assert model.infer(said("settings:pid"), timeout_s=20)["y"].size == 1
+    until = time.monotonic() + 20
+    while pid_of(model) == before:
+        assert time.monotonic() < until
 
 
 @pytest.mark.parametrize("limit", [{"restart_after_calls": 3}, {"restart_above_bytes": 1 << 40}], ids=str)

@@ -146,7 +146,7 @@ def test_a_worker_may_take_for_ever_to_start(load: Load) -> None:
 def test_a_worker_that_ends_by_itself_is_not_said_to_be_killed(
     package: MakePackage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: 1 << 20)  # Some are not for everybody.
+    monkeypatch.setattr(os, "sysconf", lambda _: 1 << 20)  # Some are not for everybody.
     with pytest.raises(WorkerStartError, match="ended by exit code 1 before it was ready; it wrote: .*OSError"):
         load_neuropod(package(), placement=Worker(cpus=[[99999]]))
 

@@ -41,8 +41,8 @@ class Line(ABC):
         What befell the worker; None while it lives.
     call
         Number of the last call, counted from 1.
-    failed, times
-        Calls that raised, and those that did not by the bits of their nanoseconds.
+    times
+        Calls that gave results, by the bits of their nanoseconds.
     used
         Whether a call holds anything that `clear` lets go.
     loan
@@ -55,7 +55,7 @@ class Line(ABC):
 
     def __init__(self) -> None:
         self.failure: NeuropodError | None = None
-        self.call = self.failed = 0
+        self.call = 0
         self.times = [0] * 64
         self.used = False
         self.loan: object = None

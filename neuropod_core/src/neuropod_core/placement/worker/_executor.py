@@ -7,8 +7,9 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cached_property
 from math import prod
 from time import perf_counter_ns
 from typing import Any
@@ -63,6 +64,7 @@ class WorkerExecutor(Executor):
         self._transport, self._kills_late = transport, kills_late
         self._changed = threading.Condition()
         self._refusal: NeuropodError | None = None
+        self._failed, self._counting = 0, threading.Lock()
         self._supervisors = [Supervisor(recipe, limits, transport, self._changed) for recipe in recipes]
         self._only: Any = self._supervisors[0] if len(recipes) == 1 else _Several
         self._ender = weakref.finalize(self, _end, self._supervisors, transport, os.getpid())
@@ -93,7 +95,8 @@ class WorkerExecutor(Executor):
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         has_turn = False
         while True:
-            connection = self._only.connection or self._connection(deadline, timeout_s)
+            if not has_turn:
+                connection = self._only.connection or self._connection(deadline, timeout_s)
             if connection.gate.queue and not has_turn:
                 has_turn = self._waits(connection, deadline, timeout_s)
                 continue
@@ -104,6 +107,7 @@ class WorkerExecutor(Executor):
                 has_turn = self._waits(connection, deadline, timeout_s)
                 continue
             line.loan = loan = [None]  # No call: nothing interrupts before it can be caught.
+            has_turn = False
             try:
                 return self._through(connection, line, inputs, outputs, deadline)
             except BaseException as error:
@@ -157,7 +161,7 @@ class WorkerExecutor(Executor):
 
     def stats(self) -> dict[str, Any]:
         """Count what has happened so far."""
-        return stats_of(self._supervisors, self._transport)
+        return stats_of(self._supervisors, self._transport, self._failed)
 
     def close(self) -> None:
         """End the workers; results that callers hold stay good."""
@@ -190,23 +194,39 @@ class WorkerExecutor(Executor):
     # -- getting a line
 
     def _waits(self, connection: Connection, deadline: float | None, timeout_s: float | None) -> bool:
-        """Wait for a line; False if the connection ended meanwhile."""
-        has_turn = connection.gate.wait(deadline)
+        """Wait for a line; False if the connection ended meanwhile, or another worker has nothing to do."""
+        has_turn = connection.gate.wait(deadline, self._has_idle)
         self._check_time(deadline, timeout_s, has_turn=has_turn)
         return has_turn
+
+    @cached_property
+    def _has_idle(self) -> Callable[[], bool] | None:
+        """Tells whether a worker would take a call at once; None where there is one worker."""
+        if len(self._supervisors) == 1:
+            return None
+        return lambda: any(each.gate.free and not each.gate.queue for each in self._connections())
+
+    def _connections(self) -> list[Connection]:
+        return [each.connection for each in self._supervisors if each.connection is not None]
 
     async def _line(self, deadline: float | None, timeout_s: float | None) -> tuple[Connection, Line]:
         """Give a line of the least busy worker to a task, waiting for one that is free, or for one that is starting."""
         turn = False
         while True:
-            found = self._found()
-            connection = found if found is not None else await asyncio.to_thread(self._connection, deadline, timeout_s)
+            if not turn:
+                connection = await self._connection_async(deadline, timeout_s)
             if turn or not connection.gate.queue:
                 with suppress(IndexError):
                     for line in connection.gate.idle:
                         return connection, line
-            turn = await has_turn(connection.gate, deadline)
+            turn = await has_turn(connection.gate, deadline, self._has_idle)
             self._check_time(deadline, timeout_s, has_turn=turn)
+
+    async def _connection_async(self, deadline: float | None, timeout_s: float | None) -> Connection:
+        connection = self._found()
+        if connection is None:
+            connection = await asyncio.to_thread(self._connection, deadline, timeout_s)
+        return connection
 
     def _check_time(self, deadline: float | None, timeout_s: float | None, *, has_turn: bool) -> None:
         if not has_turn and deadline is not None and time.monotonic() >= deadline:
@@ -231,7 +251,7 @@ class WorkerExecutor(Executor):
         first = self._supervisors[0]
         if len(self._supervisors) == 1 and first.connection is not None:
             return first.connection
-        there = [each.connection for each in self._supervisors if each.connection is not None]
+        there = self._connections()
         if there:
             return min(there, key=lambda connection: connection.load)
         if all(each.failure is not None for each in self._supervisors):
@@ -249,7 +269,8 @@ class WorkerExecutor(Executor):
         return True
 
     def _said(self, error: BaseException, connection: Connection, line: Line, timeout_s: float | None) -> BaseException:
-        line.failed += 1
+        with self._counting:
+            self._failed += 1
         is_innocent = connection.is_innocent(line)
         if isinstance(error, WorkerProtocolError):
             connection.accuse(error)

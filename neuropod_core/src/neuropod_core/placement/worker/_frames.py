@@ -47,7 +47,8 @@ def send(link: socket.socket, message: Mapping[str, Any], descriptors: Sequence[
     body = json.dumps(message).encode()
     whole = len(body).to_bytes(_LENGTH_BYTES, "big") + body
     sent = socket.send_fds(link, [whole], list(descriptors)) if descriptors else link.send(whole)
-    link.sendall(whole[sent:])
+    if sent < len(whole):
+        link.sendall(whole[sent:])
 
 
 def send_at_once(link: socket.socket, message: Mapping[str, Any], descriptors: Sequence[int]) -> None:

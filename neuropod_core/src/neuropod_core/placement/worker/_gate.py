@@ -16,6 +16,9 @@ _NOTHING: Any = object()
 LONGEST_NAP_S = 1.0
 """Whoever waits looks again after so long: an interrupt may have kept somebody from waking it."""
 
+_LOOK_AROUND_S = 0.1
+"""The same for somebody who might go elsewhere."""
+
 _LOST_S = 3.0
 """Whoever was not heard of for so long was interrupted as it left."""
 
@@ -26,7 +29,7 @@ class Waiter:
     Attributes
     ----------
     wake
-        Has it look again; called by any thread, perhaps twice.
+        Has it look again; called by any thread, perhaps twice. Gives False if it never will.
     seen
         When it looked last.
     """
@@ -80,27 +83,28 @@ class Gate(Generic[T]):
             self.attend()
 
     def attend(self) -> None:
-        """Wake whoever waits longest, if something is free; once closed, put away what is."""
+        """Wake whoever waits longest, as many as there are things free; once closed, put away what is."""
         if self.closed:
             with suppress(IndexError):  # One by one: others give and take meanwhile.
                 while True:
                     self._retired.append(self.free.pop())
-        first = self._first()
-        if first is not None and self.free:
-            first.wake()
+        for waiter in self._next():
+            if waiter.wake() is False:
+                self._remove(waiter)
 
-    def wait(self, until: float | None) -> bool:
-        """Wait until something is free for this thread, which then takes it; False if the time is up, or it is closed.
+    def wait(self, until: float | None, is_better: Callable[[], bool] | None = None) -> bool:
+        """Wait until something is free for this thread, which then takes it.
 
-        Somebody else may be quicker; then wait again.
+        False if the time is up, if it is closed, or if there `is_better` to do: that is asked now and then. Somebody
+        else may be quicker; then wait again.
         """
         woken = _thread.allocate_lock()
         woken.acquire()
         waiter, has_turn = Waiter(lambda: _release(woken)), False
         try:
             while not self.closed:
-                has_turn, left_s = self.has_turn(waiter), seconds_of_nap(until)
-                if has_turn or left_s <= 0:
+                has_turn, left_s = self.has_turn(waiter), seconds_of_nap(until, looks_around=is_better is not None)
+                if has_turn or left_s <= 0 or (is_better is not None and is_better()):
                     return has_turn
                 woken.acquire(timeout=left_s)
             return False
@@ -112,12 +116,11 @@ class Gate(Generic[T]):
         waiter.seen = time.monotonic()
         if waiter not in self.queue:
             self.queue.append(waiter)
-        return bool(self.free) and self._first() is waiter
+        return any(waiter is each for each in self._next())
 
     def leave(self, waiter: Waiter, *, has_turn: bool) -> None:
-        """Let somebody out of the queue; whoever comes next is woken if there is more than it takes itself."""
-        with suppress(ValueError):
-            self.queue.remove(waiter)
+        """Let somebody out of the queue; others are woken if there is more than it takes itself."""
+        self._remove(waiter)
         if self.queue and len(self.free) > has_turn:
             self.attend()
 
@@ -133,21 +136,23 @@ class Gate(Generic[T]):
         self._retired.clear()
         self._total = 0
 
-    def _first(self) -> Waiter | None:
-        while True:
-            try:
-                first = self.queue[0]
-            except IndexError:
-                return None
-            if time.monotonic() - first.seen < _LOST_S:
-                return first
-            with suppress(ValueError):
-                self.queue.remove(first)
+    def _next(self) -> list[Waiter]:
+        """Give those who wait longest, as many as there are things free; the lost ones leave the queue."""
+        now = time.monotonic()
+        for waiter in list(self.queue)[: len(self.free)]:
+            if now - waiter.seen > _LOST_S:
+                self._remove(waiter)
+        return list(self.queue)[: len(self.free)]
+
+    def _remove(self, waiter: Waiter) -> None:
+        with suppress(ValueError):
+            self.queue.remove(waiter)
 
 
-def seconds_of_nap(until: float | None) -> float:
+def seconds_of_nap(until: float | None, *, looks_around: bool) -> float:
     """Give how long to wait before looking again; not more than 0 if the time is up."""
-    return LONGEST_NAP_S if until is None else min(LONGEST_NAP_S, until - time.monotonic())
+    longest_s = _LOOK_AROUND_S if looks_around else LONGEST_NAP_S
+    return longest_s if until is None else min(longest_s, until - time.monotonic())
 
 
 def _release(woken: _thread.LockType) -> None:

@@ -33,7 +33,10 @@ class Request:
         self.result_bytes = 0
 
     def settle(self, block: Block, shelf: Shelf, pool: Pool) -> None:
-        """Know where the inputs of the next call of this layout lie, if the block is still on the shelf then."""
+        """Know where the inputs of the next call of this layout lie, if the block is still on the shelf then.
+
+        Those of this call lie there too: whoever calls this says so next, by `held`.
+        """
         tray = Tray(self.layout, block.segment.bytes[block.offset : block.offset + block.nbytes])
 
         def fill(inputs: Mapping[str, Any]) -> bool:
@@ -51,7 +54,7 @@ class Request:
             shelf.put(block)
             return False
 
-        self.fill, self.block, self.held = fill, block, True
+        self.fill, self.block = fill, block
 
     def forget(self) -> None:
         """Know nothing any more."""

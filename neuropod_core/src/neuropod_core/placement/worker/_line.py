@@ -323,7 +323,8 @@ class SharedMemoryLine(Line):
             request.remember(arrays, where, self._name_again)
         elif self._blocks and request.layout.fixed:
             request.settle(self._blocks[0], self._shelf, self._pool)
-            self._blocks.clear()
+            self._request, request.held = request, True
+            del self._blocks[:]  # No call: nothing interrupts between this and the line before it.
         return request
 
     def _where(self, arrays: Tensors) -> Where:

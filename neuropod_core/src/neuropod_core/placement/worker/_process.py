@@ -69,8 +69,8 @@ class Process:
         self, name: str, home: Home, variables: Mapping[str, str], settings: Mapping[str, Any], wake: Doorbell
     ) -> None:
         self.name, self.wake = name, wake
-        self._scratch = Workplace(Path(tempfile.gettempdir()), "scratch") if home.caged else None
         self.link, theirs = socket.socketpair()
+        self._scratch: Workplace | None = None
         # Whoever does not listen is waited for, but not for ever.
         self.link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_TIMEOUT_S, 0))
         self.inbox = _frames.Inbox(self.link)
@@ -79,6 +79,8 @@ class Process:
         self._killed_for = ""
         try:
             with theirs:
+                if home.caged:
+                    self._scratch = Workplace(Path(tempfile.gettempdir()), "scratch")
                 self._popen = self._started(home, variables, theirs.fileno())
         except BaseException:
             self.link.close()

@@ -52,7 +52,7 @@ def check_settings(worker: Worker) -> None:
 def _check_cpus(cpus: Sequence[Sequence[int]]) -> None:
     if not hasattr(os, "sched_setaffinity"):
         raise OptionError("this system lets nobody choose CPUs", at="cpus", remedy="leave cpus out")
-    there = os.cpu_count() or 1
+    there = os.sysconf("SC_NPROCESSORS_CONF")
     if (largest := max(map(max, cpus))) >= there:
         raise OptionError(
             f"this machine has CPUs 0 to {there - 1}, not {largest}", at="cpus", remedy="choose among those"

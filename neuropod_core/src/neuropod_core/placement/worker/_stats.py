@@ -9,7 +9,7 @@ from neuropod_core.placement.worker._connection import Transport
 from neuropod_core.placement.worker._supervisor import Supervisor
 
 
-def stats_of(supervisors: Sequence[Supervisor], transport: Transport) -> dict[str, Any]:
+def stats_of(supervisors: Sequence[Supervisor], transport: Transport, failed: int) -> dict[str, Any]:
     """Count calls, failures, who waits, times, restarts and memory.
 
     ``latency_us`` maps an upper bound in microseconds to the number of calls that took less, and at least half of it.
@@ -20,7 +20,7 @@ def stats_of(supervisors: Sequence[Supervisor], transport: Transport) -> dict[st
     times = [sum(tally.times[bits] for tally in tallies) for bits in range(64)]
     return {
         "calls": sum(tally.calls for tally in tallies),
-        "failed": sum(tally.failed for tally in tallies),
+        "failed": failed,
         "running": sum(connection.gate.lent for connection in connections) - in_store,
         "waiting": sum(connection.gate.waiting for connection in connections) + in_store,
         "latency_us": {(1 << bits) / 1000: count for bits, count in enumerate(times) if count},

@@ -55,17 +55,16 @@ class Limits:
 
 
 class Tally:
-    """Counts of calls: those that came to their end, by the bits of their nanoseconds, and those that did not."""
+    """Counts of the calls that gave results, together and by the bits of their nanoseconds."""
 
     def __init__(self) -> None:
-        self.calls = self.failed = 0
+        self.calls = 0
         self.times = [0] * 64
 
     def add(self, connection: Connection) -> Tally:
         """Count the calls of a connection as well."""
         for line in connection.lines:
             self.calls += sum(line.times)
-            self.failed += line.failed
             self.times = [ours + theirs for ours, theirs in zip(self.times, line.times, strict=True)]
         return self
 
@@ -96,6 +95,7 @@ class Supervisor:
         self._past, self._bell = Tally(), Doorbell()
         self._faults, self._born = 0, 0.0
         self._retires = False  # Whether the last worker was replaced as the limits say.
+        self._watching: Connection | None = None  # `connection`, and after that until its callers know of the end.
         self._serves = False  # Whether the worker that runs listens, so that it can end by itself.
         # The kernel ends a worker when the thread that started it ends: so that thread lives as long as the model.
         name = f"neuropod-{recipe.name}"
@@ -135,7 +135,7 @@ class Supervisor:
     def tally(self) -> Tally:
         """Count the calls of all workers so far."""
         counts, connection = Tally(), self.connection
-        counts.calls, counts.failed, counts.times = self._past.calls, self._past.failed, self._past.times
+        counts.calls, counts.times = self._past.calls, self._past.times
         return counts.add(connection) if connection is not None else counts
 
     @property
@@ -171,7 +171,7 @@ class Supervisor:
             return
         if connection is None:
             return
-        self._serves, self._retires = True, False
+        self._serves, self._retires, self._watching = True, False, connection
         self._publish(connection)
         error = self._watched(connection)
         self._publish(None)
@@ -183,6 +183,7 @@ class Supervisor:
         self._past.add(connection)
         self._stop_process()
         connection.close()
+        self._watching = None
         if self._retires:  # It did nothing wrong.
             self.restarts += 1
         elif not self._closing.is_set():
@@ -287,17 +288,20 @@ class Supervisor:
         return size is not None and process.resident_bytes > size
 
     def _retired(self, connection: Connection) -> NeuropodError:
-        """Let the calls that run come to their end; nobody new is let in."""
+        """Let the calls that somebody waits for come to their end; nobody new is let in."""
+        process = self.process
+        assert process is not None  # noqa: S101 - it runs
         self._publish(None)
         connection.gate.close()
         until = time.monotonic() + _RETIREMENT_S
-        while connection.gate.lent and time.monotonic() < until and not self._closing.is_set():
-            assert self.process is not None  # noqa: S101 - it runs
-            with suppress(WorkerProtocolError):  # It is on its way out.
-                self.process.watch([line.descriptor for line in connection.abandoned], timeout_s=0.02)
-            connection.reclaim()
-            if self.process.ended or connection.failure is not None:
+        while connection.gate.lent > len(connection.abandoned) and time.monotonic() < until:
+            if process.ended or connection.failure is not None:
+                return connection.failure or self._end_of(process, connection)
+            if self._closing.is_set():
                 break
+            with suppress(WorkerProtocolError):  # It is on its way out.
+                process.watch([line.descriptor for line in list(connection.abandoned)], timeout_s=0.02)
+            connection.reclaim()
         self._retires = True
         return WorkerDiedError(self._recipe.name, "retirement", (), "call again: another worker is started")
 
@@ -316,12 +320,11 @@ class Supervisor:
 
     def _abandon(self, error: NeuropodError) -> None:
         """Give up, and say so to everybody whose call is under way."""
-        connection = self.connection
         self._give_up(error)
         self._publish(None)
-        if connection is not None:
-            connection.fail(error)
-            connection.close()
+        if self._watching is not None:
+            self._watching.fail(error)
+            self._watching.close()
 
     def _give_up(self, error: NeuropodError) -> None:
         with self._changed:
