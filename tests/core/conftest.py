@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from neuropod_core import (
     Backend,
@@ -29,6 +30,9 @@ from neuropod_core import (
     plugins,
 )
 from neuropod_core.packaging import new_package
+
+settings.register_profile("unhurried", settings.default, deadline=None)  # Machines have other things to do.
+settings.load_profile("unhurried")
 
 ADD = Problem.of(
     {"x": "float32[N, M]", "y": "float32[N, M]"}, {"sum": "float32[N, M]", "difference": "float32[N, M]"}, name="add"
