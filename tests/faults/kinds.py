@@ -189,7 +189,7 @@ FAULTS: dict[str, tuple[int, Fault]] = {
     "abort": (4, _command("abort", WorkerDiedError)),
     "hang": (6, _command("sleep:600", DeadlineError, timeout_s=0.2)),
     "SIGSTOP": (4, _command("stop", DeadlineError, timeout_s=0.2)),
-    "closed descriptors": (8, _command("close", WorkerDiedError)),
+    "closed descriptors": (8, _command("close", WorkerDiedError, DeadlineError, timeout_s=0.5)),
     "out of memory": (6, _survives(f"allocate:{8 << 30}")),
     "exception": (4, _survives("raise:something")),
     "full pool": (4, _full_pool),
