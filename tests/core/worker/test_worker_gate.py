@@ -18,6 +18,13 @@ from neuropod_core.placement.worker._tasks import has_turn
 T = TypeVar("T")
 
 
+def give(gate: Gate[T], thing: T) -> None:
+    """Give one thing back, as a connection does."""
+    gate.free.append(thing)
+    if gate.queue or gate.closed:
+        gate.attend()
+
+
 def take(gate: Gate[T], timeout_s: float | None = None) -> T | None:
     """Take one thing, as a call does."""
     until = None if timeout_s is None else time.monotonic() + timeout_s
@@ -38,7 +45,7 @@ def test_a_gate_that_is_closed_while_things_come_back_has_them_all() -> None:
     for _ in range(300):
         gate: Gate[int] = Gate([1, 2, 3])
         taken = [take(gate) for _ in range(3)]
-        givers = [threading.Thread(target=gate.give, args=(thing,)) for thing in taken]
+        givers = [threading.Thread(target=give, args=(gate, thing)) for thing in taken]
         closer = threading.Thread(target=gate.close)
         for thread in [*givers, closer]:
             thread.start()
@@ -58,7 +65,7 @@ def test_whoever_waits_longest_is_next() -> None:
         thing = take(gate, 20)
         assert thing is not None
         order.append(number)
-        gate.give(thing)
+        give(gate, thing)
 
     threads = [threading.Thread(target=wait, args=(number,)) for number in range(5)]
     for count, thread in enumerate(threads, 1):
@@ -66,7 +73,7 @@ def test_whoever_waits_longest_is_next() -> None:
         while gate.waiting != count:
             time.sleep(0.001)
     assert it is not None
-    gate.give(it)
+    give(gate, it)
     assert take(gate, 20) is not None  # A newcomer waits behind all of them.
     for thread in threads:
         thread.join()
@@ -93,7 +100,7 @@ def test_a_caller_that_is_interrupted_while_it_waits_loses_nothing(monkeypatch: 
         def acquire(self, timeout: float | None = None) -> bool:
             if timeout is None:
                 return True
-            gate.give(1)
+            give(gate, 1)
             raise KeyboardInterrupt
 
         def release(self) -> None:
@@ -119,7 +126,7 @@ def test_somebody_who_was_torn_out_of_the_queue_holds_nobody_up() -> None:
     while not gate.waiting or gate.queue[-1] is gone:
         time.sleep(0.001)
 
-    gate.give(7)
+    give(gate, 7)
     thread.join()
 
     assert (got, gate.waiting) == ([7], 0)
@@ -148,7 +155,7 @@ def test_a_gate_loses_nobody_among_threads_that_come_and_go_at_once() -> None:
         for _ in range(3000):
             thing = take(gate, 20)
             assert thing is not None
-            gate.give(thing)
+            give(gate, thing)
         done.append(1)
 
     before = sys.getswitchinterval()
@@ -214,7 +221,7 @@ def test_a_task_whose_loop_was_closed_is_in_nobodys_way() -> None:
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
 
-    gate.give(1)  # In the thread in which the loop ran.
+    give(gate, 1)  # In the thread in which the loop ran.
 
     assert take(gate, 0) == 1
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # it was meant to be
@@ -225,7 +232,7 @@ def test_a_task_that_goes_as_its_line_comes_does_not_take_it_along() -> None:
         gate: Gate[str] = Gate([])
         task = asyncio.ensure_future(has_turn(gate, None))
         await asyncio.sleep(0)
-        gate.give("line")  # It is woken, and has not seen it yet.
+        give(gate, "line")  # It is woken, and has not seen it yet.
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         return gate.free, gate.waiting
@@ -242,20 +249,20 @@ def test_tasks_and_threads_wait_in_one_queue() -> None:
         async def wait() -> None:
             assert await has_turn(gate, time.monotonic() + 20)
             order.append("task")
-            gate.give(gate.free.pop())
+            give(gate, gate.free.pop())
 
         def wait_too() -> None:
             thing = take(gate, 20)
             assert thing is not None
             order.append("thread")
-            gate.give(thing)
+            give(gate, thing)
 
         task = asyncio.ensure_future(wait())
         await asyncio.sleep(0)
         thread = loop.run_in_executor(None, wait_too)
         while gate.waiting != 2:  # noqa: ASYNC110 - a thread comes
             await asyncio.sleep(0.001)
-        await asyncio.to_thread(gate.give, 1)
+        await asyncio.to_thread(give, gate, 1)
         await asyncio.gather(task, thread)
         return order
 

@@ -181,7 +181,7 @@ class Connection(ABC):
         if line.used:
             line.clear()
         gate, line.loan = self.gate, None
-        gate.free.append(line)  # As `Gate.give` does, but nothing comes between this and the line before it.
+        gate.free.append(line)  # Here, not in a call of the gate: nothing comes between this and the line before it.
         if gate.queue or gate.closed:
             gate.attend()
 

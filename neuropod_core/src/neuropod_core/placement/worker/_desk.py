@@ -51,15 +51,13 @@ from neuropod_core.placement.worker._board import (
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._granted_room import GrantedRoom
 from neuropod_core.placement.worker._known_requests import KnownRequest
-from neuropod_core.placement.worker._layouts import Layout, Place, decode_text, layout_of
+from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, Layout, Place, decode_text, layout_of
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._served import Desk, Served, await_the_end, logger
 from neuropod_core.placement.worker._spin import LOOKS, Spin, leave_this_cpu
 from neuropod_core.placement.worker._travel import fitting_facts
 from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
 from neuropod_core.results import here
-
-_MOST_LAYOUTS = 256
 
 
 class SharedMemoryDesk(Desk):
@@ -349,7 +347,7 @@ class SharedMemoryDesk(Desk):
         return DONE
 
     def _introduce(self, key: Any, layout: Layout) -> int:
-        if len(self._layouts) > _MOST_LAYOUTS:
+        if len(self._layouts) > MOST_LAYOUTS:
             self._forgets = True
             self._layouts.clear()
             self._last = self._last_in_room = self._last_granted = None

@@ -49,7 +49,8 @@ class Gate(Generic[T]):
     Attributes
     ----------
     free
-        What nobody uses; taken from its end, so that what was used last is used next.
+        What nobody uses; taken from its end, so that what was used last is used next. Whoever gives something back
+        appends it, and has the gate `attend` if somebody is in the `queue`, or it is `closed`.
     idle
         Takes from `free` in a ``for`` loop, an IndexError if there is nothing. Unlike a call it is not interrupted
         between taking a thing and giving it a name. Where somebody waits, a newcomer has to `wait` as well.
@@ -75,12 +76,6 @@ class Gate(Generic[T]):
     def lent(self) -> int:
         """How many things are in use."""
         return self._total - len(self.free) - len(self._retired)
-
-    def give(self, thing: T) -> None:
-        """Give one back, and wake whoever waits longest."""
-        self.free.append(thing)
-        if self.queue or self.closed:
-            self.attend()
 
     def attend(self) -> None:
         """Wake whoever waits longest, as many as there are things free; once closed, put away what is."""

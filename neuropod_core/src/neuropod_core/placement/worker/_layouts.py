@@ -22,6 +22,9 @@ from neuropod_core.tensors import as_array, as_text, describe, dtype_of, object_
 ALIGNMENT = 64
 """Tensors begin at multiples of this many bytes: a cache line, and the widest vector register."""
 
+MOST_LAYOUTS = 256
+"""Either side forgets the layouts that it introduced when they are more."""
+
 _Tensor = tuple[str, DType, tuple[int, ...], bool]
 
 _MOST_ITEMS = 1 << 46

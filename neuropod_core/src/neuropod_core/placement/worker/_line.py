@@ -36,9 +36,9 @@ from neuropod_core.placement.worker._board import (
 )
 from neuropod_core.placement.worker._connection import Line, OverdueError
 from neuropod_core.placement.worker._known import Request
-from neuropod_core.placement.worker._layouts import Layout, layout_of, plain
+from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, Layout, layout_of, plain
 from neuropod_core.placement.worker._pool import Block, Pool
-from neuropod_core.placement.worker._results import MOST_LAYOUTS, Results
+from neuropod_core.placement.worker._results import Results
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._spin import LOOKS, Spin
 from neuropod_core.placement.worker._trays import Where, Written

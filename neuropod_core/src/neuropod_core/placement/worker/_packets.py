@@ -17,7 +17,14 @@ import numpy as np
 from neuropod_core.backend import Array, Names, Tensors
 from neuropod_core.errors import InferenceError, SharedMemoryError, WorkerProtocolError
 from neuropod_core.placement.worker._frames import parsed
-from neuropod_core.placement.worker._layouts import Layout, decode_text, encode_text, layout_from_json, layout_of
+from neuropod_core.placement.worker._layouts import (
+    MOST_LAYOUTS,
+    Layout,
+    decode_text,
+    encode_text,
+    layout_from_json,
+    layout_of,
+)
 from neuropod_core.placement.worker._segments import rounded
 
 CALL, RESULTS, ERROR = 1, 2, 3
@@ -29,7 +36,6 @@ _AT_ONCE_BYTES = 1 << 20
 """So much is sent or received before somebody looks at the time, or the event loop goes on."""
 
 _MOST_BUFFERS = 16
-_MOST_LAYOUTS = 256
 
 
 class Bounds:
@@ -66,7 +72,7 @@ class Introduction:
         key = (names, *((name, array.shape, array.dtype) for name, array in tensors.items()))
         known = self._known.get(key)
         if known is None:
-            if len(self._known) >= _MOST_LAYOUTS:
+            if len(self._known) >= MOST_LAYOUTS:
                 self._known.clear()
             known = self._known[key] = self._written(layout_of(tensors), names)
         return known
@@ -176,7 +182,7 @@ class Layouts:
             layout = layout_from_json(message.get("tensors"))
             if len(layout.places) > self.bounds.tensors:
                 raise WorkerProtocolError(f"{len(layout.places)} tensors are more than there can be")
-            if len(self._known) >= _MOST_LAYOUTS:
+            if len(self._known) >= MOST_LAYOUTS:
                 self._known.clear()
             known = self._known[body] = message, layout
         return known

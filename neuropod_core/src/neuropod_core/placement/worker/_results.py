@@ -29,14 +29,11 @@ from neuropod_core.placement.worker._board import (
 from neuropod_core.placement.worker._connection import OverdueForRoomError
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._known import Answer, Request, read_results
-from neuropod_core.placement.worker._layouts import Layout, layout_from_json
+from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, Layout, layout_from_json
 from neuropod_core.placement.worker._pool import AT_ONCE, Block, BlockArray, Lease, Pool
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Where, read_places
-
-MOST_LAYOUTS = 256
-"""Either side forgets the layouts that it introduced when they are more."""
 
 Foreseen = tuple[int, BlockArray, Tensors]
 """A status, and the results that it would mean."""
