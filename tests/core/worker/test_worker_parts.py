@@ -14,16 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import (
     InferenceError,
-    ModelClosedError,
     NeuropodError,
-    SharedMemoryError,
     SpecError,
     WorkerDiedError,
     WorkerProtocolError,
@@ -39,8 +36,8 @@ from neuropod_core.placement.worker._layouts import (
     layout_of,
 )
 from neuropod_core.placement.worker._line import SharedMemoryLine as Line
-from neuropod_core.placement.worker._pool import Block, Pool
-from neuropod_core.placement.worker._segments import PAGE_BYTES, create_segment
+from neuropod_core.placement.worker._pool import Pool
+from neuropod_core.placement.worker._segments import create_segment
 from neuropod_core.placement.worker._spin import Spin
 from neuropod_core.placement.worker._travel import error_from, facts_of
 from neuropod_core.placement.worker._trays import Tray, Written, read_places
@@ -237,111 +234,6 @@ def test_places_lie_inside_or_are_an_error(words: list[int], places: list[Any]) 
         return
 
     assert all(0 <= offset <= offset + nbytes <= 1 << 14 for _, offset, nbytes in where.values())
-
-
-# -- the pool
-
-
-class PoolMachine(RuleBasedStateMachine):
-    """Blocks are handed out, kept in arrays, put on shelves and dropped, in any order."""
-
-    blocks = Bundle("blocks")
-    leases = Bundle("leases")
-    LIMIT = 64 * PAGE_BYTES
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = Pool(self.LIMIT)
-        self.shelves = [self.pool.shelf() for _ in range(2)]
-        self.out: list[Block] = []
-
-    def _handed_out(self, block: Block) -> Block:
-        for other in self.out:
-            apart = block.offset + block.nbytes <= other.offset or other.offset + other.nbytes <= block.offset
-            assert block.segment is not other.segment or apart, "two hold the same bytes"
-        assert block.offset + block.nbytes <= block.segment.nbytes
-        self.out.append(block)
-        return block
-
-    @rule(target=blocks, nbytes=st.integers(1, LIMIT + PAGE_BYTES))
-    def allocate(self, nbytes: int) -> Block | None:
-        try:
-            block = self.pool.allocate(nbytes, wait_s=0)
-        except SharedMemoryError:
-            assert self.out or nbytes > self.LIMIT * 7 // 8, "there was room"
-            return None
-        assert block.nbytes >= nbytes
-        return self._handed_out(block)
-
-    @rule(target=blocks, shelf=st.integers(0, 1), nbytes=st.integers(1, LIMIT))
-    def take(self, shelf: int, nbytes: int) -> Block | None:
-        block = self.shelves[shelf].take(nbytes)
-        if block is None:
-            return None
-        assert nbytes <= block.nbytes <= 4 * nbytes
-        return self._handed_out(block)
-
-    @rule(block=consumes(blocks), shelf=st.none() | st.integers(0, 1))
-    def put(self, block: Block | None, shelf: int | None) -> None:
-        if block is not None:
-            self.out.remove(block)
-            self.pool.give_back(block) if shelf is None else self.shelves[shelf].put(block)
-
-    @rule(target=leases, block=consumes(blocks), shelf=st.none() | st.integers(0, 1))
-    def lend(self, block: Block | None, shelf: int | None) -> tuple[Block, list[Any]] | None:
-        if block is None:
-            return None
-        lease = self.pool.lend(block, None if shelf is None else self.shelves[shelf])
-        return block, [lease.owner()[3:].view()]
-
-    @rule(lease=consumes(leases))
-    def drop(self, lease: tuple[Block, list[Any]] | None) -> None:
-        if lease is not None:
-            self.out.remove(lease[0])
-            lease[1].clear()
-
-    @precondition(lambda self: not self.out)
-    @rule()
-    def everything_comes_back(self) -> None:
-        assert self.pool.allocate(self.LIMIT * 7 // 8, wait_s=0).nbytes <= self.LIMIT
-        self.teardown()
-        self.__init__()  # type: ignore[misc]  # a new pool
-
-    @invariant()
-    def limits_hold(self) -> None:
-        assert self.pool.total_bytes <= self.LIMIT
-        assert sum(block.nbytes for block in self.out) <= self.pool.used_bytes <= self.pool.total_bytes
-        assert 0 <= self.pool.lent_bytes <= self.pool.used_bytes
-
-    def teardown(self) -> None:
-        self.pool.close()
-
-
-PoolMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-TestPool = PoolMachine.TestCase
-
-
-def test_whoever_waits_finds_memory_that_others_have_put_in_its_place() -> None:
-    pool = Pool(64 * PAGE_BYTES)
-    blocks = [pool.allocate(16 * PAGE_BYTES, wait_s=0) for _ in range(4)]
-    with ThreadPoolExecutor(1) as thread:
-        waiting = thread.submit(pool.allocate, 16 * PAGE_BYTES, wait_s=20)
-        while not pool.someone_waits:
-            time.sleep(0.001)
-        with pool._lock:
-            pool.freed.put(blocks.pop())
-            pool._collect()
-
-        assert waiting.result(10).nbytes == 16 * PAGE_BYTES
-    pool.close()
-
-
-def test_a_closed_pool_hands_out_nothing() -> None:
-    pool = Pool(64 * PAGE_BYTES)
-    pool.close()
-
-    with pytest.raises(ModelClosedError, match="load it again"):
-        pool.allocate(1)
 
 
 # -- the board

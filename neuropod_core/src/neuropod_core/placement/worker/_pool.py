@@ -12,10 +12,9 @@ import numpy as np
 
 from neuropod_core.backend import Array
 from neuropod_core.errors import ModelClosedError, SharedMemoryError
+from neuropod_core.placement.worker._claims import Claim, Claims
 from neuropod_core.placement.worker._connection import OverdueForRoomError
 from neuropod_core.placement.worker._segments import PAGE_BYTES, Segment, create_segment, rounded
-
-_LONGEST_NAP_S = 0.02
 
 AT_ONCE = 0.0
 """A deadline of long ago: where there is no room, an error says so at once."""
@@ -90,11 +89,11 @@ class Shelf:
 
     def put(self, block: Block) -> None:
         """Keep a block for the next call; more than one goes back."""
-        if self._blocks or self._retired or self._pool.someone_waits:
+        if self._blocks or self._keeps_nothing():
             self._pool.give_back(block)
             return
         self._blocks.append(block)
-        if self._retired:  # In between.
+        if self._keeps_nothing():  # Since a moment ago.
             self.clear()
 
     def retire(self) -> None:
@@ -108,6 +107,9 @@ class Shelf:
             with contextlib.suppress(IndexError):  # Somebody took it.
                 self._pool.give_back(self._blocks.pop())
 
+    def _keeps_nothing(self) -> bool:
+        return self._retired or bool(self._pool.claims.waiting)
+
 
 class Pool:
     """Hands out blocks of shared memory, up to a limit of its own.
@@ -116,6 +118,8 @@ class Pool:
     ----------
     limit_bytes
         Segments together are never larger.
+    claims
+        Those who wait for memory.
     freed
         Blocks that came back and are not yet in their place; filled by destructors.
     lent_bytes
@@ -126,7 +130,7 @@ class Pool:
         self.limit_bytes = limit_bytes
         self.freed: SimpleQueue[Block] = SimpleQueue()
         self.shelves: list[Shelf] = []
-        self.someone_waits = self._closed = False
+        self.claims, self._closed = Claims(), False
         self.segments: dict[int, Segment] = {}
         self.lent_bytes = self.used_bytes = 0
         self._spare: dict[int, list[Block]] = {}
@@ -150,7 +154,9 @@ class Pool:
         """What the segments take together."""
         return sum(segment.nbytes for segment in list(self.segments.values()))
 
-    def allocate(self, nbytes: int, deadline: float | None = None, *, wait_s: float = 10.0) -> Block:
+    def allocate(
+        self, nbytes: int, deadline: float | None = None, *, wait_s: float = 10.0, for_results: bool = False
+    ) -> Block:
         """Hand out a block of at least `nbytes`, waiting for one to come back where the limit is reached.
 
         Raises
@@ -164,17 +170,20 @@ class Pool:
         if size > self.limit_bytes:
             remedy = f"pass Worker(shared_memory_bytes={rounded(4 * size, 1 << 20)}) or smaller tensors"
             raise SharedMemoryError(f"{nbytes} bytes do not fit shared memory of {self.limit_bytes}", remedy=remedy)
+        with self._lock:
+            block = self._found(size)
+        if block is not None:
+            return block
         until = time.monotonic() + wait_s if deadline is None else min(deadline, time.monotonic() + wait_s)
-        while True:
-            with self._lock:
-                block = self._found(size)
-            if block is not None:
-                return block
-            self._wait(nbytes, until, deadline)
+        if until > time.monotonic() and (block := self._awaited(size, until, for_results=for_results)) is not None:
+            return block
+        raise self._no_room(nbytes, is_late=until == deadline)
 
-    def allocate_known(self, nbytes: int, deadline: float | None, tell: Callable[[Segment], None]) -> Block:
+    def allocate_known(
+        self, nbytes: int, deadline: float | None, tell: Callable[[Segment], None], *, for_results: bool = False
+    ) -> Block:
         """Hand out a block as `allocate` does, in a segment that the worker was told of."""
-        block = self.allocate(nbytes, deadline)
+        block = self.allocate(nbytes, deadline, for_results=for_results)
         try:
             tell(block.segment)
         except BaseException:
@@ -194,6 +203,8 @@ class Pool:
         """Take back a block that no array lies in; takes no lock."""
         if not self._closed:  # Else its memory goes with it.
             self.freed.put(block)
+            if self.claims.waiting:
+                self.claims.wake_all()
 
     def shelf(self) -> Shelf:
         """Give a new shelf, which is cleared when memory is short."""
@@ -237,13 +248,41 @@ class Pool:
             self.segments.clear()
             self._spare.clear()
             self._gaps.clear()
+        self.claims.wake_all()
+
+    def _awaited(self, size: int, until: float, *, for_results: bool) -> Block | None:
+        """Wait in the queue for a block; None if the time is up."""
+        claim = Claim(for_results=for_results)
+        try:
+            while True:
+                with self._lock:
+                    self.claims.enter(claim)
+                    block = self._found(size, claim)
+                left_s = until - time.monotonic()
+                if block is not None or left_s <= 0:
+                    return block
+                claim.nap(left_s)
+        finally:
+            with self._lock:
+                self.claims.leave(claim)
+
+    def _no_room(self, nbytes: int, *, is_late: bool) -> SharedMemoryError | OverdueForRoomError:
+        what = f"no room for {nbytes} bytes in shared memory of {self.limit_bytes}"
+        what += f": {self.used_bytes} are in use, {self.lent_bytes} of them by results and inputs that are held"
+        instead = (
+            "drop results, or copy them" if 2 * self.lent_bytes > self.used_bytes else "have fewer calls at a time"
+        )
+        remedy = f"{instead}, or pass a larger Worker(shared_memory_bytes=...)"
+        return OverdueForRoomError(0, what, remedy) if is_late else SharedMemoryError(what, remedy=remedy)
 
     # -- under the lock
 
-    def _found(self, size: int) -> Block | None:
+    def _found(self, size: int, claim: Claim | None = None) -> Block | None:
         if self._closed:
             raise ModelClosedError("the model is closed", remedy="load it again")
         self._collect()
+        if self.claims.waiting and not self.claims.is_next(claim):
+            return None
         spare = self._spare.get(size)
         block = spare.pop() if spare else self._carved(size)
         if block is None and (self._spare or self.used_bytes):
@@ -254,6 +293,8 @@ class Pool:
         block = block or self._from_new_segment(size)
         if block is not None:
             self.used_bytes += block.nbytes
+        elif claim is not None:
+            claim.stands_back = self.used_bytes == self.lent_bytes
         return block
 
     def _clear_shelves(self) -> None:
@@ -308,24 +349,6 @@ class Pool:
                 segment.close()
                 dropped += segment.nbytes
         return dropped
-
-    def _wait(self, nbytes: int, until: float, deadline: float | None) -> None:
-        remaining = until - time.monotonic()
-        if remaining > 0:
-            self.someone_waits = True
-            with contextlib.suppress(Empty):  # Others may have put it in its place already: so nobody sleeps for long.
-                self.freed.put(self.freed.get(timeout=min(remaining, _LONGEST_NAP_S)))
-            self.someone_waits = False
-            return
-        what = f"no room for {nbytes} bytes in shared memory of {self.limit_bytes}"
-        what += f": {self.used_bytes} are in use, {self.lent_bytes} of them by results and inputs that are held"
-        instead = (
-            "drop results, or copy them" if 2 * self.lent_bytes > self.used_bytes else "have fewer calls at a time"
-        )
-        remedy = f"{instead}, or pass a larger Worker(shared_memory_bytes=...)"
-        if until == deadline:
-            raise OverdueForRoomError(0, what, remedy)
-        raise SharedMemoryError(what, remedy=remedy)
 
 
 class _Straight(Shelf):

@@ -79,7 +79,7 @@ class Results:
 
     def grant_room(self, nbytes: int, deadline: float | None) -> None:
         """Grant room anew."""
-        block = self.grant = self._pool.allocate_known(nbytes, deadline, self._tell)
+        block = self.grant = self._pool.allocate_known(nbytes, deadline, self._tell, for_results=True)
         self._name_grant(block)
 
     def grant_again(self, nbytes: int) -> None:
