@@ -71,13 +71,14 @@ class _Served:
 
 @pytest.fixture
 def pair() -> Iterator[Callable[[Model], Pair]]:
-    """Serve a model by a thread: ``pair(model)``."""
+    """Serve a model by a thread: ``pair(model)``; sides that do not keep the order of axes are older ones."""
     opened: list[Pair] = []
 
-    def made(model: Model) -> Pair:
+    def made(model: Model, *, keeps_order: bool = True) -> Pair:
         shape, pool = board.Shape(2), Pool(32 << 20)
         segment, ring = create_segment(0, shape.slot_bytes), Doorbell()
-        line = SharedMemoryLine(board.Slot(segment, shape, 0), pool, ring, lambda _: None, spins=False)
+        slot = board.Slot(segment, shape, 0)
+        line = SharedMemoryLine(slot, pool, ring, lambda _: None, spins=False, keeps_order=keeps_order)
         heard, rung = os.dup(ring.descriptor), os.dup(line.bell.ringer)
         served: Any = _Served(model)
         desk = SharedMemoryDesk(
@@ -87,6 +88,7 @@ def pair() -> Iterator[Callable[[Model], Pair]]:
             served,
             segment=lambda number: pool.segments[number],
             spins=False,
+            keeps_order=keeps_order,
         )
         threading.Thread(target=desk.serve, daemon=True).start()
         opened.append(Pair(line, pool, line.slot))
@@ -118,6 +120,18 @@ def test_room_of_an_earlier_call_is_not_granted_by_a_later_one(pair: Any) -> Non
     for count in (LARGE, 10, LARGE):
         assert both.call({"n": np.array([count])})["y"].tolist() == [5] * count
     assert (others == 7).all()
+
+
+@pytest.mark.parametrize("keeps_order", [True, False], ids=["keeps order", "older"])
+def test_tensors_of_one_shape_may_lie_in_any_order(pair: Any, *, keeps_order: bool) -> None:
+    for length in (3, 300):
+        both = pair(lambda inputs, _: {"n": inputs["n"] + 0}, keeps_order=keeps_order)
+        n = np.arange(2.0 * length**2).reshape(length, length, 2)
+        for kind in [n, n, n.T, n.T, n.transpose(1, 0, 2), n[::-1], n.T, n, np.broadcast_to(n[0], n.shape)] * 2:
+            got = both.call({"n": kind})["n"]
+            assert np.array_equal(got, kind)
+            as_it_lay = np.copy(kind, "K" if keeps_order and all(kind.strides) else "C")
+            assert got.strides == as_it_lay.strides
 
 
 def test_text_may_be_long_then_short_then_long(pair: Any) -> None:
@@ -352,7 +366,7 @@ def test_a_ring_that_is_used_up_for_somebody_else_leaves_nobody_waiting() -> Non
     shape, pool = board.Shape(2), Pool(32 << 20)
     segment, ring = create_segment(0, 2 * shape.slot_bytes), Doorbell()
     lines = [
-        SharedMemoryLine(board.Slot(segment, shape, number), pool, ring, lambda _: None, spins=False)
+        SharedMemoryLine(board.Slot(segment, shape, number), pool, ring, lambda _: None, spins=False, keeps_order=True)
         for number in range(2)
     ]
     begun, go_on = threading.Event(), threading.Event()
@@ -372,6 +386,7 @@ def test_a_ring_that_is_used_up_for_somebody_else_leaves_nobody_waiting() -> Non
             served,
             segment=lambda number: pool.segments[number],
             spins=False,
+            keeps_order=True,
         )
         for number, line in enumerate(lines)
     ]

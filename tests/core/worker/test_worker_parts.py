@@ -244,7 +244,7 @@ def line() -> Iterator[tuple[Line, board.Slot, Pool]]:
     shape = board.Shape(2)
     segment, pool = create_segment(0, shape.slot_bytes), Pool(1 << 20)
     slot = board.Slot(segment, shape, 0)
-    yield Line(slot, pool, Doorbell(), lambda _: None, spins=False), slot, pool
+    yield Line(slot, pool, Doorbell(), lambda _: None, spins=False, keeps_order=True), slot, pool
     pool.close()
     segment.close()
 

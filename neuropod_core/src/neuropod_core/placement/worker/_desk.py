@@ -51,7 +51,15 @@ from neuropod_core.placement.worker._board import (
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._granted_room import GrantedRoom
 from neuropod_core.placement.worker._known_requests import KnownRequest
-from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, Layout, Place, decode_text, layout_of
+from neuropod_core.placement.worker._layouts import (
+    MOST_LAYOUTS,
+    NO_ORDERS,
+    Layout,
+    Place,
+    decode_text,
+    layout_of,
+    orders_of,
+)
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._served import Desk, Served, await_the_end, logger
 from neuropod_core.placement.worker._spin import LOOKS, Spin, leave_this_cpu
@@ -71,6 +79,10 @@ class SharedMemoryDesk(Desk):
         What runs.
     segment
         Gives a segment by its number, waiting until the parent has sent it.
+    spins
+        Whether it may look for calls instead of sleeping.
+    keeps_order
+        Whether the parent knows of results in another order than the usual one.
     """
 
     def __init__(
@@ -82,7 +94,9 @@ class SharedMemoryDesk(Desk):
         *,
         segment: Callable[[int], Segment],
         spins: bool,
+        keeps_order: bool,
     ) -> None:
+        self._keeps_order = keeps_order
         self._slot, self._words, self._bell, self._ring, self._segment = slot, slot.words, bell, ring, segment
         self._served, self._executor = served, served.executor
         self._spin = Spin(allowed=spins)
@@ -308,8 +322,9 @@ class SharedMemoryDesk(Desk):
         where = self._made_there(results, room)
         if room is not None and room.used and not where:
             results = room.without(results)
-        key = tuple((name, array.shape, array.dtype, name in where) for name, array in results.items())
-        layout = layout_of(results, where)
+        orders = orders_of(results) if self._keeps_order else NO_ORDERS
+        facts = ((name, array.shape, array.dtype, name in where, orders.get(name)) for name, array in results.items())
+        key, layout = tuple(facts), layout_of(results, where, orders)
         number = self._layouts.get(key) or self._introduce(key, layout)
         if layout.fixed and layout.nbytes <= TRAY_BYTES:
             self._last = (number << KNOWN_IN_TRAY, Tray(layout, self._slot.result_tray))

@@ -56,7 +56,8 @@ class GrantedRoom:
     def without(self, results: Tensors) -> Tensors:
         """Take what lies here to memory of its own: it must not be written over while it is written."""
         return {
-            name: array.copy() if np.may_share_memory(array, self.memory) else array for name, array in results.items()
+            name: array.copy("K") if np.may_share_memory(array, self.memory) else array
+            for name, array in results.items()
         }
 
     def holds(self, results: object, places: Sequence[tuple[str, tuple[int, ...], Any, int]]) -> bool:

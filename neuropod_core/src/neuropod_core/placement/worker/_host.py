@@ -144,6 +144,7 @@ def _told_of(executor: Executor) -> dict[str, Any]:
         "description": described,
         "serial": serial,
         "takes_turns": serial and TAKES_TURNS,
+        "keeps_order": True,
     }
 
 

@@ -98,7 +98,7 @@ class Answer:
     def __init__(self, layout: Layout, memory: Any) -> None:
         self.layout = layout
         self.tray = Tray(layout, memory) if layout.fixed and layout.nbytes <= TRAY_BYTES else None
-        self.spots: list[tuple[str, tuple[int, ...], Any, int]] = []
+        self.spots: list[tuple[str, tuple[int, ...], Any, int, tuple[int, ...] | None]] = []
         self.end = 0
 
     def remember(self, where: Where) -> bool:
@@ -108,7 +108,8 @@ class Answer:
             return False
         offsets = [where[place.name][1] if place.located else place.offset for place in places]
         self.spots = [
-            (place.name, place.shape, place.dtype.numpy, offset) for place, offset in zip(places, offsets, strict=True)
+            (place.name, place.shape, place.dtype.numpy, offset, place.strides)
+            for place, offset in zip(places, offsets, strict=True)
         ]
         self.end = max(offset + place.nbytes for place, offset in zip(places, offsets, strict=True))
         return True
@@ -123,5 +124,5 @@ def read_results(layout: Layout, memory: Any, where: Where, *, lends: bool = Fal
             results[place.name] = decode_text(memory[offset : offset + nbytes].tobytes(), place)
         else:
             view = place.view(memory, where[place.name][1] if place.located else None)
-            results[place.name] = view if lends and place.nbytes > TRAY_BYTES else view.copy()
+            results[place.name] = view if lends and place.nbytes > TRAY_BYTES else view.copy("K")
     return results

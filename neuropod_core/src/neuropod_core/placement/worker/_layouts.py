@@ -1,7 +1,9 @@
 """How the tensors of one call lie one after another: agreed once for each set of names, types and shapes.
 
 A layout travels as plain JSON and is checked like anything that another process says. Text has no fixed size: it lies
-as its end positions (one ``uint64`` each) followed by UTF-8, at a place that each call names.
+as its end positions (one ``uint64`` each) followed by UTF-8, at a place that each call names. Whatever is no text lies
+without gaps, its axes in the order in which they lie in the memory that it comes from: what frameworks compute may
+depend on that in its last bits, and such a copy is the fastest one.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,15 @@ from neuropod_core.tensors import as_array, as_text, describe, dtype_of, object_
 ALIGNMENT = 64
 """Tensors begin at multiples of this many bytes: a cache line, and the widest vector register."""
 
+Order = tuple[int, ...]
+"""The axes of a tensor, from the one along which elements lie farthest apart to the one along which they touch."""
+
+NO_ORDERS: Mapping[str, Order] = MappingProxyType({})
+
 MOST_LAYOUTS = 256
 """Either side forgets the layouts that it introduced when they are more."""
 
-_Tensor = tuple[str, DType, tuple[int, ...], bool]
+_Tensor = tuple[str, DType, tuple[int, ...], bool, Order | None]
 
 _MOST_ITEMS = 1 << 46
 _LARGEST_ARRAY = 1 << 59  # NumPy multiplies lengths, those of zero left out, with the bytes of an element.
@@ -46,6 +54,7 @@ class Place:
     located: bool
     offset: int
     nbytes: int
+    order: Order | None = None  # The usual one (C) if it is None.
 
     @property
     def is_text(self) -> bool:
@@ -57,10 +66,34 @@ class Place:
         """How many elements it has."""
         return prod(self.shape)
 
+    @cached_property
+    def strides(self) -> tuple[int, ...] | None:
+        """How many bytes lie between elements along each axis; None in the usual order."""
+        if self.order is None or not self.nbytes:
+            return None
+        strides, step = [0] * len(self.shape), self.dtype.itemsize
+        for axis in reversed(self.order):
+            strides[axis] = step
+            step *= self.shape[axis]
+        return tuple(strides)
+
+    @property
+    def touching_shape(self) -> tuple[int, ...]:
+        """Lengths of the axes in their order."""
+        return self.shape if self.order is None else tuple(self.shape[axis] for axis in self.order)
+
+    def touching(self, array: Array) -> Array:
+        """Give the elements of the tensor one after another, its axes in their order; a copy only if there are gaps."""
+        return np.ascontiguousarray(array if self.order is None else array.transpose(self.order))
+
+    def in_shape(self, touching: Array) -> Array:
+        """Give the tensor of which this is `touching`."""
+        return touching if self.order is None else touching.transpose(np.argsort(self.order))
+
     def view(self, memory: Any, offset: int | None = None) -> Array:
         """Give the tensor as an array over `memory`."""
         start = self.offset if offset is None else offset
-        view: Array = np.ndarray(self.shape, self.dtype.numpy, buffer=memory, offset=start)
+        view: Array = np.ndarray(self.shape, self.dtype.numpy, memory, start, self.strides)
         return view
 
 
@@ -82,19 +115,50 @@ class Layout:
         return sum(place.nbytes for place in self.places)
 
     def to_json(self) -> list[list[Any]]:
-        """Give what `layout_from_json` reads."""
-        return [[place.name, place.dtype.value, list(place.shape), place.located] for place in self.places]
+        """Give what `layout_from_json` reads; those that speak of no order know the usual one only."""
+        return [
+            [
+                place.name,
+                place.dtype.value,
+                list(place.shape),
+                place.located,
+                *([list(place.order)] if place.order else []),
+            ]
+            for place in self.places
+        ]
 
 
-def layout_of(tensors: Mapping[str, Array], located: Container[str] = ()) -> Layout:
-    """Lay out arrays, but for those that are `located`.
+def layout_of(
+    tensors: Mapping[str, Array], located: Container[str] = (), orders: Mapping[str, Order] = NO_ORDERS
+) -> Layout:
+    """Lay out arrays, but for those that are `located`; in the usual order, but for those that have another one.
 
     Raises
     ------
     TensorMismatchError
         If an array has an element type outside of the closed set.
     """
-    return _laid_out((name, _dtype(name, array), array.shape, name in located) for name, array in tensors.items())
+    return _laid_out(
+        (name, _dtype(name, array), array.shape, name in located, orders.get(name)) for name, array in tensors.items()
+    )
+
+
+def orders_of(tensors: Mapping[str, Array]) -> Mapping[str, Order]:
+    """Give the order of every tensor that has an unusual one."""
+    orders = {name: order for name, array in tensors.items() if (order := order_of(array)) is not None}
+    return orders or NO_ORDERS
+
+
+def order_of(array: Array) -> Order | None:
+    """Give the order of the axes of an array; None for the usual one, and where several elements share their memory."""
+    if array.flags.c_contiguous or array.dtype.hasobject or not array.size:
+        return None
+    steps = [abs(step) if length > 1 else 0 for step, length in zip(array.strides, array.shape, strict=True)]
+    axes = [axis for axis, length in enumerate(array.shape) if length > 1]
+    order = sorted(axes, key=lambda axis: -steps[axis])
+    if order == axes or not all(steps[axis] for axis in axes):
+        return None
+    return (*(axis for axis, length in enumerate(array.shape) if length == 1), *order)
 
 
 def layout_from_json(value: object) -> Layout:
@@ -160,10 +224,10 @@ def _cut(text: bytes, ends: list[int]) -> list[str]:
 
 def _laid_out(tensors: Iterable[_Tensor]) -> Layout:
     places, end = [], 0
-    for name, dtype, shape, located in tensors:
+    for name, dtype, shape, located, order in tensors:
         nbytes = prod(shape) * dtype.itemsize
         away = located or dtype is DType.STRING
-        places.append(Place(name, dtype, shape, away, 0 if away else end, nbytes))
+        places.append(Place(name, dtype, shape, away, 0 if away else end, nbytes, order))
         end += 0 if away else aligned(nbytes)
     return Layout(tuple(places), end)
 
@@ -173,7 +237,7 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def _checked(name: object, dtype: object, shape: object, located: object) -> _Tensor:
+def _checked(name: object, dtype: object, shape: object, located: object, order: object = None) -> _Tensor:
     if not isinstance(name, str) or not isinstance(shape, list) or len(shape) > _MOST_DIMENSIONS:
         raise TypeError(shown(name))
     if not isinstance(located, bool):
@@ -182,7 +246,13 @@ def _checked(name: object, dtype: object, shape: object, located: object) -> _Te
         raise TypeError(shown(shape))
     if prod(length or 1 for length in shape) > _LARGEST_ARRAY:
         raise TypeError(shown(shape))
-    return name, DType.parse(dtype), tuple(shape), located
+    if order is None:
+        return name, DType.parse(dtype), tuple(shape), located, None
+    if not isinstance(order, list) or not all(type(axis) is int for axis in order):
+        raise TypeError(shown(order))
+    if sorted(order) != list(range(len(shape))) or dtype == DType.STRING:
+        raise TypeError(shown(order))
+    return name, DType.parse(dtype), tuple(shape), located, tuple(order)
 
 
 def _dtype(name: str, array: Array) -> DType:

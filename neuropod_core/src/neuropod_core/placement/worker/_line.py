@@ -36,7 +36,7 @@ from neuropod_core.placement.worker._board import (
 )
 from neuropod_core.placement.worker._connection import Line, OverdueError
 from neuropod_core.placement.worker._known import Request
-from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, Layout, layout_of, plain
+from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, NO_ORDERS, Layout, layout_of, orders_of, plain
 from neuropod_core.placement.worker._pool import Block, Pool
 from neuropod_core.placement.worker._results import Results
 from neuropod_core.placement.worker._segments import Segment
@@ -61,10 +61,24 @@ class SharedMemoryLine(Line):
         Wakes the worker's side.
     tell
         Makes a segment known to the worker.
+    spins
+        Whether it may look for answers instead of sleeping.
+    keeps_order
+        Whether the worker knows of tensors in another order than the usual one.
     """
 
-    def __init__(self, slot: Slot, pool: Pool, ring: Doorbell, tell: Callable[[Segment], None], *, spins: bool) -> None:
+    def __init__(
+        self,
+        slot: Slot,
+        pool: Pool,
+        ring: Doorbell,
+        tell: Callable[[Segment], None],
+        *,
+        spins: bool,
+        keeps_order: bool,
+    ) -> None:
         super().__init__()
+        self._keeps_order = keeps_order
         self.slot, self.bell = slot, Doorbell()
         self._words, self._pool, self._ring, self._tell = slot.words, pool, ring, tell
         self._spin = Spin(allowed=spins)
@@ -309,10 +323,12 @@ class SharedMemoryLine(Line):
         outputs = None if outputs is None else tuple(outputs)
         where = self._where(arrays)
         self._kept = arrays if where else None  # They must not go back to the pool while the worker reads them.
-        key = (outputs, *((name, array.shape, array.dtype, name in where) for name, array in arrays.items()))
+        orders = orders_of(arrays) if self._keeps_order else NO_ORDERS
+        facts = ((name, array.shape, array.dtype, name in where, orders.get(name)) for name, array in arrays.items())
+        key = (outputs, *facts)
         request = self._requests.get(key)
         if request is None:
-            request = self._introduced(layout_of(arrays, where), outputs)
+            request = self._introduced(layout_of(arrays, where, orders), outputs)
             self._requests[key], self._fresh = request, key
         else:
             self._words[MESSAGE_BYTES] = 0

@@ -19,11 +19,14 @@ from neuropod_core.errors import InferenceError, SharedMemoryError, WorkerProtoc
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import (
     MOST_LAYOUTS,
+    NO_ORDERS,
     Layout,
+    Place,
     decode_text,
     encode_text,
     layout_from_json,
     layout_of,
+    orders_of,
 )
 from neuropod_core.placement.worker._segments import rounded
 
@@ -57,8 +60,9 @@ class Bounds:
 class Introduction:
     """Writes the JSON of calls or answers, and remembers what it wrote for which layout."""
 
-    def __init__(self, bounds: Bounds) -> None:
-        self.bounds, self._known = bounds, dict[Any, tuple[Layout, bytes]]()
+    def __init__(self, bounds: Bounds, *, keeps_order: bool = True) -> None:
+        self.bounds, self._keeps_order = bounds, keeps_order
+        self._known: dict[Any, tuple[Layout, bytes]] = {}
 
     def of(self, tensors: Mapping[str, Array], outputs: Names = None) -> tuple[Layout, bytes]:
         """Give the layout of `tensors`, and the JSON that says it.
@@ -69,12 +73,13 @@ class Introduction:
             If it is too long.
         """
         names = None if outputs is None else tuple(outputs)
-        key = (names, *((name, array.shape, array.dtype) for name, array in tensors.items()))
+        orders = orders_of(tensors) if self._keeps_order else NO_ORDERS
+        key = (names, *((name, array.shape, array.dtype, orders.get(name)) for name, array in tensors.items()))
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= MOST_LAYOUTS:
                 self._known.clear()
-            known = self._known[key] = self._written(layout_of(tensors), names)
+            known = self._known[key] = self._written(layout_of(tensors, (), orders), names)
         return known
 
     def _written(self, layout: Layout, names: Names) -> tuple[Layout, bytes]:
@@ -155,7 +160,7 @@ def outgoing(kind: int, call: int, tensors: Tensors, introduction: Introduction,
             bodies.append(encode_text(tensors[place.name]))
             ends.append(len(bodies[-1]))
         elif place.nbytes:
-            bodies.append(np.ascontiguousarray(tensors[place.name]).reshape(-1).view(np.uint8))
+            bodies.append(place.touching(tensors[place.name]).reshape(-1).view(np.uint8))
     nbytes = sum(len(body) for body in bodies)
     if nbytes > introduction.bounds.limit_bytes:
         raise _too_large(nbytes, introduction.bounds.limit_bytes)
@@ -262,10 +267,12 @@ class Incoming:
                 received[place.name] = bytearray(sizes[place.name])
                 yield memoryview(received[place.name])
             else:
-                received[place.name] = _empty(place.shape, place.dtype.numpy)
+                received[place.name] = _empty(place)
                 yield memoryview(received[place.name].reshape(-1).view(np.uint8))
         self.tensors = {
-            place.name: decode_text(bytes(received[place.name]), place) if place.is_text else received[place.name]
+            place.name: decode_text(bytes(received[place.name]), place)
+            if place.is_text
+            else place.in_shape(received[place.name])
             for place in layout.places
         }
 
@@ -281,11 +288,11 @@ def _text_sizes(layout: Layout, sizes: list[int], nbytes: int) -> dict[str, int]
     return {place.name: size for place, size in zip(places, sizes, strict=True)}
 
 
-def _empty(shape: tuple[int, ...], dtype: Any) -> Array:
+def _empty(place: Place) -> Array:
     try:
-        return np.empty(shape, dtype)
+        return np.empty(place.touching_shape, place.dtype.numpy)
     except (ValueError, OverflowError) as error:  # A length that no array has, beside one of 0.
-        raise WorkerProtocolError(f"no tensor has the shape {list(shape)}") from error
+        raise WorkerProtocolError(f"no tensor has the shape {list(place.shape)}") from error
 
 
 def _too_large(nbytes: int, limit_bytes: int) -> SharedMemoryError:

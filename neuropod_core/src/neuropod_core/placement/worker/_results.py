@@ -220,8 +220,7 @@ class Results:
             return None
         owner = block.segment.bytes[block.offset : block.offset + block.nbytes].view(BlockArray)
         owner.lease = None  # The line's own, until the answer is there.
-        spots = expected[1].spots
-        return expected[0], owner, {name: ndarray(shape, dtype, owner, offset) for name, shape, dtype, offset in spots}
+        return expected[0], owner, _lying(owner, expected[1])
 
     def lent(self, foreseen: Foreseen) -> Tensors:
         """Give what was foreseen, now that the answer is there."""
@@ -240,7 +239,7 @@ class Results:
             return self._granted(answer)
         owner = block.segment.bytes[block.offset : block.offset + block.nbytes].view(BlockArray)
         owner.lease = Lease(self._shelf, block)
-        return {name: ndarray(shape, dtype, owner, offset) for name, shape, dtype, offset in answer.spots}
+        return _lying(owner, answer)
 
     def _granted(self, answer: Answer, number: int = 0) -> Tensors:
         layout = answer.layout
@@ -259,3 +258,8 @@ class Results:
         finally:
             if lease is None:
                 self._shelf.put(block)
+
+
+def _lying(owner: BlockArray, answer: Answer) -> Tensors:
+    """Give the results of an answer that lie where they lay before."""
+    return {name: ndarray(shape, dtype, owner, offset, strides) for name, shape, dtype, offset, strides in answer.spots}

@@ -41,8 +41,10 @@ class SharedMemory(Transport):
         """Make a board for the worker."""
         takes_turns = bool(ready.get("takes_turns"))
         slots = slots or (_SLOTS_IN_TURN if takes_turns else usual_slots(ready))
-        shares_bell = takes_turns and slots > 1
-        return SharedMemoryConnection(link, self.pool, slots, tensors, wake, shares_bell=shares_bell)
+        shares_bell, keeps_order = takes_turns and slots > 1, bool(ready.get("keeps_order"))
+        return SharedMemoryConnection(
+            link, self.pool, slots, tensors, wake, shares_bell=shares_bell, keeps_order=keeps_order
+        )
 
     def allocate(self, nbytes: int) -> Any:
         """Lend memory of the pool."""
@@ -72,19 +74,24 @@ class SharedMemoryConnection(Connection):
         wake: Callable[[], None],
         *,
         shares_bell: bool,
+        keeps_order: bool,
     ) -> None:
         self._pool, self._sending, self._known = pool, threading.Lock(), set[int]()
         shape = Shape(tensors)
         self._board = create_segment(0, slots * shape.slot_bytes)
         rings = [Doorbell()] * slots if shares_bell else [Doorbell() for _ in range(slots)]
         lines: Sequence[SharedMemoryLine] = [
-            SharedMemoryLine(Slot(self._board, shape, number), pool, ring, self._tell, spins=may_spin())
+            SharedMemoryLine(
+                Slot(self._board, shape, number), pool, ring, self._tell, spins=may_spin(), keeps_order=keeps_order
+            )
             for number, ring in enumerate(rings)
         ]
         super().__init__(link, lines, wake)
         self._taken, self._taken_at = -1, 0.0
         self._others, self._in_turn = slots - 1, lines if shares_bell else ()
         serve = {"transport": SharedMemory.name, "slots": slots, "tensors": tensors, "nbytes": self._board.nbytes}
+        if keeps_order:
+            serve["keeps_order"] = True
         if shares_bell:
             bells = [rings[0].descriptor, *(line.bell.ringer for line in lines)]
             serve["shares_bell"] = True

@@ -41,6 +41,7 @@ class SharedMemoryEnd(End):
                 served,
                 segment=self._segment,
                 spins=spins,
+                keeps_order=bool(order.get("keeps_order")),
             )
             for number, (bell, rung) in enumerate(zip(bells, rings, strict=True))
         ]

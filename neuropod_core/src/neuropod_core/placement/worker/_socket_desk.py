@@ -32,7 +32,10 @@ class SocketEnd(End):
     def __init__(self, order: Mapping[str, Any], descriptors: list[int], served: Served) -> None:
         del descriptors
         bounds = Bounds(int(order["limit_bytes"]), int(order["tensors"]))
-        self.desks = [SocketDesk(number, bounds, served) for number in range(int(order["slots"]))]
+        keeps_order = bool(order.get("keeps_order"))
+        self.desks = [
+            SocketDesk(number, bounds, served, keeps_order=keeps_order) for number in range(int(order["slots"]))
+        ]
 
     def hear(self, message: Mapping[str, Any], descriptors: list[int]) -> None:
         """Take the first socket of a slot, or one in place of the last."""
@@ -50,10 +53,10 @@ class SocketDesk(Desk):
         Sockets to serve, one after another: the parent replaces one on which it left a packet in pieces.
     """
 
-    def __init__(self, number: int, bounds: Bounds, served: Served) -> None:
+    def __init__(self, number: int, bounds: Bounds, served: Served, *, keeps_order: bool) -> None:
         self.links: SimpleQueue[socket.socket] = SimpleQueue()
         self._number, self._served, self._bounds = number, served, bounds
-        self._introduction, self._layouts = Introduction(bounds), Layouts(bounds)
+        self._introduction, self._layouts = Introduction(bounds, keeps_order=keeps_order), Layouts(bounds)
 
     def serve(self) -> None:
         """Answer calls until the process ends."""

@@ -51,7 +51,8 @@ class Sockets(Transport):
         self, link: socket.socket, slots: int | None, ready: Mapping[str, Any], tensors: int, wake: Callable[[], None]
     ) -> Connection:
         """Make a socket pair for each slot."""
-        return SocketConnection(link, Bounds(self._limit_bytes, tensors), slots or usual_slots(ready), tensors, wake)
+        bounds, keeps_order = Bounds(self._limit_bytes, tensors), bool(ready.get("keeps_order"))
+        return SocketConnection(link, bounds, slots or usual_slots(ready), tensors, wake, keeps_order=keeps_order)
 
     def allocate(self, nbytes: int) -> None:
         """Have any memory taken: workers see none of it."""
@@ -67,12 +68,21 @@ class Sockets(Transport):
 class SocketConnection(Connection):
     """The socket pairs of one worker."""
 
-    def __init__(self, link: socket.socket, bounds: Bounds, slots: int, tensors: int, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        link: socket.socket,
+        bounds: Bounds,
+        slots: int,
+        tensors: int,
+        wake: Callable[[], None],
+        *,
+        keeps_order: bool,
+    ) -> None:
         self._sending = threading.Lock()
-        lines = [SocketLine(number, bounds, self._replace) for number in range(slots)]
+        lines = [SocketLine(number, bounds, self._replace, keeps_order=keeps_order) for number in range(slots)]
         super().__init__(link, lines, wake)
         serve = {"transport": Sockets.name, "slots": slots, "tensors": tensors, "limit_bytes": bounds.limit_bytes}
-        _frames.send(link, {"serve": serve})
+        _frames.send(link, {"serve": serve | ({"keeps_order": True} if keeps_order else {})})
         for line in lines:
             _frames.send(link, {"slot": line.number}, [line.theirs.fileno()])
 
@@ -102,12 +112,16 @@ class SocketLine(Line):
         How large a call may be.
     replace
         Makes a new socket known to the worker.
+    keeps_order
+        Whether the worker knows of tensors in another order than the usual one.
     """
 
-    def __init__(self, number: int, bounds: Bounds, replace: Callable[[int, socket.socket], None]) -> None:
+    def __init__(
+        self, number: int, bounds: Bounds, replace: Callable[[int, socket.socket], None], *, keeps_order: bool
+    ) -> None:
         super().__init__()
         self.number, self._replace = number, replace
-        self._introduction, self._layouts = Introduction(bounds), Layouts(bounds)
+        self._introduction, self._layouts = Introduction(bounds, keeps_order=keeps_order), Layouts(bounds)
         self._outgoing: Outgoing | None = None
         self._incoming: Incoming | None = None
         self._torn = False  # Whether something came in between while a packet was in the making.

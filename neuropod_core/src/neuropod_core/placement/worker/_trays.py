@@ -9,7 +9,7 @@ import numpy as np
 
 from neuropod_core.backend import Array, Tensors
 from neuropod_core.errors import WorkerProtocolError
-from neuropod_core.placement.worker._layouts import Layout, Place, aligned, encode_text
+from neuropod_core.placement.worker._layouts import Layout, Place, aligned, encode_text, order_of
 
 Where = dict[str, tuple[int, int, int]]
 """Name -> segment, offset, bytes of the tensors that have no place in the layout; segment 0 is where the others lie."""
@@ -18,12 +18,16 @@ Where = dict[str, tuple[int, int, int]]
 class Tray:
     """The tensors of a layout at a fixed spot: views made once, filled and copied call after call."""
 
-    __slots__ = ("_count", "_places", "tensors")
+    __slots__ = ("_count", "_places", "_usual", "tensors")
 
     def __init__(self, layout: Layout, memory: Any, *, writes: bool = True) -> None:
         self.tensors: Tensors = {place.name: place.view(memory) for place in layout.places}
-        self._places = tuple((name, view.shape, view.dtype, view) for name, view in self.tensors.items())
+        self._places = tuple(
+            (place.name, view.shape, view.dtype, view.strides, place.order, view)
+            for place, view in zip(layout.places, self.tensors.values(), strict=True)
+        )
         self._count = len(self._places)
+        self._usual = all(place.order is None for place in layout.places)
         if not writes:
             for view in self.tensors.values():
                 view.flags.writeable = False
@@ -33,9 +37,11 @@ class Tray:
         if len(tensors) != self._count:
             return False
         try:
-            for name, shape, dtype, view in self._places:
+            for name, shape, dtype, strides, order, view in self._places:
                 array = tensors[name]
                 if array.shape != shape or array.dtype is not dtype or type(array) is not np.ndarray:
+                    return False
+                if array.strides != strides and order_of(array) != order:
                     return False
                 view[...] = array
         except (KeyError, AttributeError):
@@ -44,7 +50,9 @@ class Tray:
 
     def copies(self) -> Tensors:
         """Give the tensors as arrays of their own."""
-        return {name: view.copy() for name, view in self.tensors.items()}
+        if self._usual:
+            return {name: view.copy() for name, view in self.tensors.items()}
+        return {name: view.copy("K") for name, view in self.tensors.items()}
 
 
 class Written:
@@ -62,7 +70,7 @@ class Written:
         """Copy the tensors that share memory with `memory`: somebody else may be given it before they are written."""
         for name, array in self._tensors.items():
             if np.may_share_memory(array, memory):
-                self._tensors[name] = array.copy()
+                self._tensors[name] = array.copy("K")
 
     def write(self, memory: Any, words: Any, first: int) -> None:
         """Write the tensors into `memory`, and where those without a place lie into `words` from `first` on."""
