@@ -19,7 +19,6 @@ from neuropod_core.placement.worker._board import (
     ALONE,
     ANSWERED,
     ASKED,
-    BLOCK_OFFSET,
     BLOCK_SEGMENT,
     DONE,
     FAILED,
@@ -35,7 +34,6 @@ from neuropod_core.placement.worker._board import (
     MESSAGE_BYTES,
     NEEDS_ROOM,
     PARENT_SLEEPS,
-    PLACES,
     RESULT_BYTES,
     RESULT_IN_TRAY,
     RESULT_LAYOUT,
@@ -55,8 +53,6 @@ from neuropod_core.placement.worker._layouts import (
     MOST_LAYOUTS,
     NO_ORDERS,
     Layout,
-    Place,
-    decode_text,
     layout_of,
     orders_of,
 )
@@ -64,7 +60,7 @@ from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._served import Desk, Served, await_the_end, logger
 from neuropod_core.placement.worker._spin import LOOKS, Spin, leave_this_cpu
 from neuropod_core.placement.worker._travel import fitting_facts
-from neuropod_core.placement.worker._trays import Tray, Where, Written, read_places
+from neuropod_core.placement.worker._trays import Tray, Where, Written
 from neuropod_core.results import here
 
 
@@ -231,7 +227,7 @@ class SharedMemoryDesk(Desk):
         return self._traced(request) if self._traces else self._run(request)
 
     def _run(self, request: KnownRequest) -> int:
-        inputs = request.tensors.copy() if request.tensors else self._inputs(request)
+        inputs = request.tensors.copy() if request.tensors else request.read(self._slot, self._segment)
         if self._words[GRANT_BYTES]:
             return self._run_with_room(inputs, request)
         results = self._executor.infer(inputs, request.outputs)
@@ -279,39 +275,6 @@ class SharedMemoryDesk(Desk):
             self._requests.clear()
         request = self._requests[number] = KnownRequest(message, self._slot.tray)
         return request
-
-    def _inputs(self, request: KnownRequest) -> Tensors:
-        words, number, layout = self._words, self._words[BLOCK_SEGMENT], request.layout
-        spots = [number, words[BLOCK_OFFSET]] if request.repeats else None
-        if spots and not layout.fixed:
-            spots += words[PLACES : PLACES + 3 * len(layout.places)].tolist()
-        if spots and request.spots == spots:
-            return request.views.copy()
-        base, start = (self._slot.tray, 0) if number == IN_TRAY else self._block(number)
-        where = {} if layout.fixed else read_places(layout, words, PLACES, self._room)
-        inputs = {place.name: self._input(place, base, start, where) for place in layout.places}
-        if spots is not None:
-            request.spots, request.views = spots, inputs.copy()
-        return inputs
-
-    def _input(self, place: Place, base: Any, start: int, where: Where) -> Any:
-        if not place.located:
-            return place.view(base, start + place.offset)
-        segment, offset, nbytes = where[place.name]
-        if place.is_text:
-            return decode_text(base[start + offset : start + offset + nbytes].tobytes(), place)
-        view = place.view(self._segment(segment).bytes, offset)
-        view.flags.writeable = False  # It is the caller's own array.
-        return view
-
-    def _block(self, number: int) -> tuple[Any, int]:
-        return self._segment(number).bytes, self._words[BLOCK_OFFSET]
-
-    def _room(self, segment: int) -> int:
-        if segment:
-            return self._segment(segment).nbytes
-        number = self._words[BLOCK_SEGMENT]
-        return TRAY_BYTES if number == IN_TRAY else self._segment(number).nbytes
 
     # -- answering
 

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
-from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from neuropod_core.backend import Names, Tensors
-from neuropod_core.errors import InferenceError, NeuropodError, WorkerProtocolError
+from neuropod_core.errors import NeuropodError, WorkerProtocolError
 from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import (
     ALONE,
     ANSWERED,
     ASKED,
-    BLOCK_OFFSET,
-    BLOCK_SEGMENT,
     FIRST_NAP_MS,
     GO_ON,
     GRANT_BYTES,
-    IN_TRAY,
     LAYOUT,
     MESSAGE_BYTES,
     NEEDS_ROOM,
     PARENT_SLEEPS,
-    PLACES,
     SPIN_IS_SAFE,
     STATUS,
     TAKEN,
@@ -35,17 +29,13 @@ from neuropod_core.placement.worker._board import (
     Slot,
 )
 from neuropod_core.placement.worker._connection import Line, OverdueError
-from neuropod_core.placement.worker._known import Request
-from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, NO_ORDERS, Layout, layout_of, orders_of, plain
-from neuropod_core.placement.worker._pool import Block, Pool
+from neuropod_core.placement.worker._inputs import Inputs
+from neuropod_core.placement.worker._layouts import plain
+from neuropod_core.placement.worker._pool import Pool
 from neuropod_core.placement.worker._results import Results
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._spin import LOOKS, Spin
-from neuropod_core.placement.worker._trays import Where, Written
 from neuropod_core.placement.worker._waiting import carried
-
-if TYPE_CHECKING:
-    from neuropod_core.backend import Array
 
 
 class SharedMemoryLine(Line):
@@ -64,7 +54,7 @@ class SharedMemoryLine(Line):
     spins
         Whether it may look for answers instead of sleeping.
     keeps_order
-        Whether the worker knows of tensors in another order than the usual one.
+        See `Inputs`.
     """
 
     def __init__(
@@ -78,19 +68,11 @@ class SharedMemoryLine(Line):
         keeps_order: bool,
     ) -> None:
         super().__init__()
-        self._keeps_order = keeps_order
         self.slot, self.bell = slot, Doorbell()
-        self._words, self._pool, self._ring, self._tell = slot.words, pool, ring, tell
+        self._words, self._ring = slot.words, ring
         self._spin = Spin(allowed=spins)
         self._steady = False  # Whether the words say already what the next call of the same layout says.
-        self._request: Request | None = None
-        self._requests: dict[Any, Request] = {}
-        self._blocks: list[Block] = []
-        self._shelf, self._results = pool.shelf(), Results(slot, pool, tell)
-        self._kept: object = None
-        self._fresh: object = None  # Key of a layout that the worker has not been asked with yet.
-        self._forgets = False  # Whether it has not been told yet to forget those before.
-        self._numbers = count(1)
+        self._inputs, self._results = Inputs(slot, pool, tell, keeps_order=keeps_order), Results(slot, pool, tell)
 
     # -- the call
 
@@ -98,7 +80,7 @@ class SharedMemoryLine(Line):
         self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None, *, spins: bool
     ) -> Tensors:
         """Put, ask, wait and take."""
-        request, words, spin, results = self._request, self._words, self._spin, self._results
+        request, words, spin, results = self._inputs.request, self._words, self._spin, self._results
         looks = spins and (spin.steady or spin.looks())
         if self._steady and request.outputs == outputs and request.fill(inputs):  # type: ignore[union-attr]  # steady: there is one
             # The same once more, as most calls are: what `put`, `ask`, `wait` and `take` come to, without a detour.
@@ -142,26 +124,27 @@ class SharedMemoryLine(Line):
 
     def put(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None = None) -> None:
         """Lay a call's inputs where the worker will read them."""
-        request, words = self._request, self._words
+        request, words = self._inputs.request, self._words
         if request is not None and request.outputs == outputs and request.fill(inputs):
             self.used = self.used or request.block is not None
             words[LAYOUT], words[MESSAGE_BYTES] = request.number, 0
         else:
-            request = self._request = self._put_anew(plain(inputs), outputs, deadline)
+            self._steady, self.used = False, True
+            request = self._inputs.put(plain(inputs), outputs, deadline)
         self._results.request = request
         if request.result_bytes > TRAY_BYTES:
             self.used = True
             self._results.grant_again(request.result_bytes)
         else:
             self._results.grant_none()
-        self._steady = self._fresh is None
+        self._steady = not self._inputs.are_news
 
     def ask(self, *, looks: bool) -> None:
         """Let the worker see the call, and whether somebody looks for its answer or wants to be rung for."""
         words = self._words
         self.call = call = self.call + 1
-        if self._fresh is not None:
-            self._fresh, self._forgets = None, False
+        if self._inputs.are_news:
+            self._inputs.note_asked()
         words[ALONE], words[PARENT_SLEEPS] = looks, not looks
         words[ASKED] = call
         if words[WORKER_SLEEPS] or not SPIN_IS_SAFE:
@@ -227,13 +210,13 @@ class SharedMemoryLine(Line):
         NeuropodError
             What the worker raised; a `WorkerProtocolError` if what it says cannot be.
         """
-        results = self._results.take()
-        if self._words[GRANT_BYTES] and self._request is not None and self._request.result_bytes <= TRAY_BYTES:
+        results, request = self._results.take(), self._inputs.request
+        if self._words[GRANT_BYTES] and request is not None and request.result_bytes <= TRAY_BYTES:
             self._steady = False  # What was granted is taken back, and must not be granted with the next call.
         if results is None:
             self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
             self._steady, self.used = False, True
-            self._give_back_inputs()
+            self._inputs.give_back()
             self._results.give_room(deadline)
         return results
 
@@ -257,7 +240,7 @@ class SharedMemoryLine(Line):
 
     def give_up(self, inputs: object) -> None:
         """Keep the inputs, which the worker may read still, and let it skip the call if it has not begun."""
-        self._kept, self.used = inputs, True
+        self._inputs.kept, self.used = inputs, True
         self._words[WITHDRAWN] = self.call
 
     def rest(self) -> bool:
@@ -285,22 +268,10 @@ class SharedMemoryLine(Line):
 
     def clear(self) -> None:
         """Let go of everything that the call used; the worker is done with it."""
-        self._kept, self.used = None, False
+        self.used = False
         self._words[PARENT_SLEEPS] = 0
-        self._give_back_inputs()
-        if self._fresh is not None:
-            self._requests.pop(self._fresh, None)
-            self._request = self._fresh = None
+        self._inputs.clear()
         self._results.clear()
-
-    def _give_back_inputs(self) -> None:
-        """Let others have the room of the inputs; the worker is done with them."""
-        request = self._request
-        if request is not None and request.held:
-            request.held = False
-            self._shelf.put(request.block)  # type: ignore[arg-type]  # held: there is one
-        while self._blocks:  # One by one: who is interrupted clears once more.
-            self._pool.give_back(self._blocks.pop())
 
     def fail(self, error: NeuropodError) -> None:
         """Wake whoever waits here."""
@@ -309,84 +280,9 @@ class SharedMemoryLine(Line):
 
     def close(self) -> None:
         """Give back what is kept for the next call, and keep nothing that leads back here: so bells are closed."""
-        self._pool.retire(self._shelf)
         self._steady = False  # The call that runs, if any, still gives back what it holds.
-        for request in list(self._requests.values()):
-            request.forget()
-        self._requests.clear()
+        self._inputs.close()
         self._results.close()
-
-    # -- putting
-
-    def _put_anew(self, arrays: Tensors, outputs: Names, deadline: float | None) -> Request:
-        self._steady, self.used = False, True
-        outputs = None if outputs is None else tuple(outputs)
-        where = self._where(arrays)
-        self._kept = arrays if where else None  # They must not go back to the pool while the worker reads them.
-        orders = orders_of(arrays) if self._keeps_order else NO_ORDERS
-        facts = ((name, array.shape, array.dtype, name in where, orders.get(name)) for name, array in arrays.items())
-        key = (outputs, *facts)
-        request = self._requests.get(key)
-        if request is None:
-            request = self._introduced(layout_of(arrays, where, orders), outputs)
-            self._requests[key], self._fresh = request, key
-        else:
-            self._words[MESSAGE_BYTES] = 0
-        written = Written(request.layout, arrays, where)
-        self._words[LAYOUT] = request.number
-        written.write(self._room_for(written.nbytes, deadline), self._words, PLACES)
-        if where and not written.nbytes:
-            request.remember(arrays, where, self._name_again)
-        elif self._blocks and request.layout.fixed:
-            request.settle(self._blocks[0], self._shelf, self._pool)
-            self._request, request.held = request, True
-            del self._blocks[:]  # No call: nothing interrupts between this and the line before it.
-        return request
-
-    def _where(self, arrays: Tensors) -> Where:
-        """Find the arrays that lie in shared memory already, where that saves a copy worth saving."""
-        where: Where = {}
-        for name, array in arrays.items():
-            spot = self._pool.locate(array) if array.nbytes > TRAY_BYTES else None
-            if spot is not None:
-                where[name] = (*spot, array.nbytes)
-                self._tell(self._pool.segments[spot[0]])
-        return where
-
-    def _name_again(self, number: int, array: Array) -> bool:
-        """Say where the worker finds another input of the same layout; False if it does not lie in shared memory."""
-        spot = self._pool.locate(array)
-        if spot is None:
-            return False
-        self._tell(self._pool.segments[spot[0]])
-        words, first = self._words, PLACES + 3 * number
-        words[first], words[first + 1] = spot
-        return True
-
-    def _introduced(self, layout: Layout, outputs: Names) -> Request:
-        """Tell the worker about a layout that it does not know."""
-        if len(layout.places) > self.slot.shape.located:
-            raise InferenceError(f"a call of {len(layout.places)} tensors is more than the problem has")
-        if len(self._requests) > MOST_LAYOUTS:
-            self._forgets = True
-            self._requests.clear()
-        names = None if outputs is None else list(outputs)
-        message = {"inputs": layout.to_json(), "outputs": names, "forget": self._forgets}
-        body = json.dumps(message).encode()
-        if len(body) > len(self.slot.envelope):
-            raise InferenceError(f"the names and shapes of a call take {len(body)} bytes: too many")
-        self.slot.envelope[: len(body)] = body
-        self._words[MESSAGE_BYTES] = len(body)
-        return Request(next(self._numbers), layout, outputs, self.slot.tray)
-
-    def _room_for(self, nbytes: int, deadline: float | None) -> Any:
-        if nbytes <= TRAY_BYTES:
-            self._words[BLOCK_SEGMENT] = IN_TRAY
-            return self.slot.tray
-        block = self._shelf.take(nbytes) or self._pool.allocate_known(nbytes, deadline, self._tell)
-        self._blocks.append(block)
-        self._words[BLOCK_SEGMENT], self._words[BLOCK_OFFSET] = block.segment.number, block.offset
-        return block.segment.bytes[block.offset : block.offset + block.nbytes]
 
     # -- waiting
 
