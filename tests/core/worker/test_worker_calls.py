@@ -502,40 +502,6 @@ def test_what_a_model_raises_never_ends_its_worker(model: Neuropod) -> None:
     assert model.stats()["restarts"] == 0
 
 
-@shared_memory_only("sockets have no pool")
-@pytest.mark.parametrize("thread_safe", [True, False], ids=["together", "in-turn"])
-def test_many_large_calls_at_a_time_share_a_small_pool(load: Load, *, thread_safe: bool) -> None:
-    """Whoever has its inputs there waits for room for results without them."""
-    model = load(config={"thread_safe": thread_safe}, shared_memory_bytes=24 << 20)
-    x = np.ones(4 << 17)  # 4 MB each way.
-
-    with ThreadPoolExecutor(16) as threads:
-        sums = list(threads.map(lambda _: model.infer(said("double", x))["y"].sum(), range(48)))
-
-    assert set(sums) == {2.0 * x.size}
-
-
-@shared_memory_only("sockets have no pool")
-def test_results_may_take_the_room_of_the_inputs(load: Load) -> None:
-    model = load(shared_memory_bytes=24 << 20)
-
-    assert model.infer(said("double", np.ones(18 << 17)), timeout_s=20)["y"].sum() == 2 * (18 << 17)
-
-
-@shared_memory_only("sockets have no pool")
-def test_a_call_that_is_late_for_room_says_so(load: Load) -> None:
-    model = load(shared_memory_bytes=16 << 20)
-    held = model.allocate("x", (12 << 17,))
-
-    with pytest.raises(
-        DeadlineError, match=r"within 0.1 s \(it waited for room in shared memory\); drop results"
-    ) as late:
-        model.infer(said("copy", np.zeros(6 << 17)), timeout_s=0.1)
-    assert late.value.timeout_s == 0.1
-    del held
-    assert model.infer(said("copy", np.zeros(6 << 17)))["y"].size == 6 << 17
-
-
 def test_options_that_are_no_data_are_refused(package: Callable[..., Path]) -> None:
     with pytest.raises(OptionError, match="only plain data goes to a worker"):
         load_neuropod(package(), placement="worker", options={"flavour": object()})

@@ -18,7 +18,6 @@ from worker_lab import Load, said
 from worker_marks import shared_memory_only
 
 from neuropod_core import (
-    DeadlineError,
     Neuropod,
     NeuropodError,
     SharedMemoryError,
@@ -57,7 +56,7 @@ def test_a_call_that_found_no_room_gives_nothing_back_that_is_not_its_own(load: 
 
 
 @shared_memory_only("sockets have no pool")
-def test_a_task_that_is_cancelled_while_it_puts_keeps_its_line_until_it_is_through(load: Load) -> None:
+def test_a_task_that_is_cancelled_while_it_waits_for_room_gives_its_line_back(load: Load) -> None:
     model = load(slots=1, shared_memory_bytes=4 << 20)
     hogs = [model.allocate("x", (LARGE // 2,)) for _ in range(7)]
 
@@ -69,13 +68,12 @@ def test_a_task_that_is_cancelled_while_it_puts_keeps_its_line_until_it_is_throu
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        with pytest.raises(DeadlineError, match="waited for calls before it"):
-            await model.infer_async(said("copy", [2.0]), timeout_s=0.1)
-        hogs.clear()
+        assert (await model.infer_async(said("copy", [2.0]), timeout_s=20))["y"].tolist() == [2.0]
 
     asyncio.run(cancelled())
 
     assert model.infer(said("copy", [3.0]), timeout_s=20)["y"].tolist() == [3.0]
+    assert len(hogs) == 7
 
 
 @shared_memory_only("sockets have no pool")
@@ -93,7 +91,8 @@ def test_what_befalls_a_cancelled_task_in_its_thread_is_nobodys_to_hear(load: Lo
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
-        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        while model.stats()["running"]:  # noqa: ASYNC110 - it is no event of ours
+            await asyncio.sleep(0.01)
 
     asyncio.run(cancelled())
     gc.collect()

@@ -205,7 +205,7 @@ def test_an_interrupt_while_results_are_lent_gives_no_block_back_twice(monkeypat
     shape, pool = board.Shape(1), Pool(1 << 20)
     slot = board.Slot(create_segment(0, shape.slot_bytes), shape, 0)
     answers = _results.Results(slot, pool, lambda _: None)
-    answers.grant_room(100_000, None)
+    answers.grant_room(100_000, None, lambda: None)
     monkeypatch.setattr(_results, "Lease", interrupted)
 
     with pytest.raises(KeyboardInterrupt):

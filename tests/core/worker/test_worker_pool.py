@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from neuropod_core.errors import ModelClosedError, SharedMemoryError
+from neuropod_core.placement.worker import _claims
 from neuropod_core.placement.worker._claims import Claim
 from neuropod_core.placement.worker._pool import Block, Pool
 from neuropod_core.placement.worker._segments import PAGE_BYTES
@@ -169,9 +170,25 @@ def test_whoever_waits_longest_is_first_and_results_come_before_inputs(
         assert not any(later.done() for later in order[number:])
 
 
-def test_a_large_tensor_is_not_passed_over_by_small_ones(
-    full: tuple[Pool, list[Block]], waiting: Callable[..., Future[Block]]
+def test_room_for_inputs_is_not_put_off_for_ever(
+    full: tuple[Pool, list[Block]], waiting: Callable[..., Future[Block]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pool, blocks = full
+    inputs = waiting()
+    monkeypatch.setattr(_claims, "INSISTS_S", 0.0)  # It has waited so long.
+    results = waiting(for_results=True)
+    assert [claim.for_results for claim in pool.claims.waiting] == [False, True]
+    pool.give_back(blocks.pop())
+    pool.give_back(blocks.pop())
+
+    assert inputs.result(10).nbytes == results.result(10).nbytes == QUARTER
+
+
+def test_a_large_tensor_is_not_passed_over_by_small_ones(
+    full: tuple[Pool, list[Block]], waiting: Callable[..., Future[Block]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_claims, "INSISTS_S", 1000.0)
+    monkeypatch.setattr(_claims, "_AGAIN_S", 1000.0)
     pool, blocks = full
     large = waiting(3 * QUARTER)
     small = waiting()
@@ -187,25 +204,54 @@ def test_a_large_tensor_is_not_passed_over_by_small_ones(
     assert small.result(10).nbytes == QUARTER
 
 
-def test_nobody_waits_behind_one_whose_room_callers_hold(
-    full: tuple[Pool, list[Block]], waiting: Callable[..., Future[Block]]
+@pytest.mark.parametrize("lent", [True, False], ids=["held by callers", "in use by long calls"])
+def test_nobody_waits_long_behind_one_who_waits_in_vain(
+    full: tuple[Pool, list[Block]], waiting: Callable[..., Future[Block]], *, lent: bool
 ) -> None:
     pool, blocks = full
-    held = [pool.lend(blocks.pop()) for _ in range(2)]
+    held = [pool.lend(block) if lent else block for block in blocks[:2]]
     large = waiting(3 * QUARTER)
-    pool.give_back(blocks.pop())
-    pool.give_back(blocks.pop())
+    pool.give_back(blocks[2])
+    pool.give_back(blocks[3])
+    for _ in range(20):
+        pool.give_back(pool.allocate(QUARTER, wait_s=20))
 
-    until(lambda: pool.claims.waiting[0].stands_back)
-    assert pool.allocate(QUARTER, wait_s=0).nbytes == QUARTER
     assert not large.done()
-    held.clear()
+    while held:
+        last = held.pop()
+        if isinstance(last, Block):
+            pool.give_back(last)
+        del last
     assert large.result(10).nbytes == 3 * QUARTER
 
 
-def test_whoever_was_interrupted_as_it_waited_holds_nobody_up(full: tuple[Pool, list[Block]]) -> None:
+def test_whoever_waits_is_told_what_makes_that_vain(full: tuple[Pool, list[Block]]) -> None:
+    pool, _ = full
+
+    def check() -> None:
+        if pool.claims.waiting:
+            raise KeyError("gone")
+
+    with pytest.raises(KeyError, match="gone"):
+        pool.allocate(QUARTER, wait_s=20, check=check)
+    assert not pool.claims.waiting
+
+
+def test_what_is_kept_for_the_next_call_is_not_held_by_a_caller() -> None:
+    pool = Pool(4 * QUARTER)
+    lease = pool.lend(pool.allocate(QUARTER), pool.shelf())
+    assert pool.usage()["held"] == QUARTER
+    del lease
+    assert pool.usage()["held"] == 0
+
+
+def test_whoever_was_interrupted_as_it_waited_holds_nobody_up(
+    full: tuple[Pool, list[Block]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_claims, "INSISTS_S", 1000.0)
+    monkeypatch.setattr(_claims, "_AGAIN_S", 1000.0)
     pool, blocks = full
-    lost = Claim(for_results=True)
+    lost = Claim(QUARTER, for_results=True)
     pool.claims.enter(lost)
     pool.give_back(blocks.pop())
 

@@ -11,28 +11,42 @@ _LONGEST_NAP_S = 0.1
 _LOST_S = 2.0
 """Whoever has not looked for so long was interrupted as it left."""
 
+INSISTS_S = 0.2
+_AGAIN_S = 2.0
+"""So long, and so often, whoever waits keeps memory from those behind it: it is not passed over for ever by those who
+need less, and what it waits for in vain, since callers or long calls hold it, costs the others a tenth of their time.
+"""
+
 
 class Claim:
     """Somebody who waits for memory.
 
     Parameters
     ----------
+    nbytes
+        Room that it needs.
     for_results
         Whether it comes before those who want to lay down inputs: a call that has run needs no more than this to be
         over, and then there is more memory for the others.
-
-    Attributes
-    ----------
-    stands_back
-        Whether others go first: all that is in use is held by callers, so nothing comes back while others wait.
     """
 
-    __slots__ = ("_seen", "_woken", "for_results", "stands_back")
+    __slots__ = ("_began", "_seen", "_woken", "for_results", "nbytes")
 
-    def __init__(self, *, for_results: bool) -> None:
-        self.for_results, self.stands_back = for_results, False
-        self._woken, self._seen = _thread.allocate_lock(), time.monotonic()
+    def __init__(self, nbytes: int, *, for_results: bool) -> None:
+        self.nbytes, self.for_results = nbytes, for_results
+        self._began = self._seen = time.monotonic()
+        self._woken = _thread.allocate_lock()
         self._woken.acquire()
+
+    @property
+    def insists(self) -> bool:
+        """Whether nobody behind it may take anything now."""
+        return (time.monotonic() - self._began) % _AGAIN_S < INSISTS_S
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has not insisted yet until the end."""
+        return time.monotonic() - self._began < INSISTS_S
 
     @property
     def is_lost(self) -> bool:
@@ -54,7 +68,7 @@ class Claim:
 
 
 class Claims:
-    """Those who wait, in their order; used under the lock of the pool, but for `wake_all` and `waiting`.
+    """Those who wait, in their order; used under the lock of the pool, but for those that take none.
 
     Attributes
     ----------
@@ -66,22 +80,24 @@ class Claims:
         self.waiting: list[Claim] = []
 
     def is_next(self, claim: Claim | None) -> bool:
-        """Whether nobody waits who comes before; a newcomer comes last."""
+        """Whether nobody insists who comes before; a newcomer comes last."""
         for other in self.waiting.copy():
             if other is claim:
                 return True
             if other.is_lost:
                 self.waiting.remove(other)
-            elif not other.stands_back:
+            elif other.insists:
                 return False
         return True
 
     def enter(self, claim: Claim) -> None:
-        """Put somebody in the queue, if it is not there; those for results come first."""
+        """Put somebody in the queue, if it is not there; those for results pass others who have just come."""
         claim.look()
         if claim in self.waiting:
             return
-        place = sum(each.for_results for each in self.waiting) if claim.for_results else len(self.waiting)
+        place = len(self.waiting)
+        while claim.for_results and place and not self._keeps_its_place(self.waiting[place - 1]):
+            place -= 1
         self.waiting.insert(place, claim)
 
     def leave(self, claim: Claim) -> None:
@@ -94,3 +110,11 @@ class Claims:
         """Have everybody look again; takes no lock."""
         for claim in self.waiting.copy():
             claim.wake()
+
+    def wanting(self, room: int) -> list[Claim]:
+        """Give those whom so much memory may help: the others need not look each time; takes no lock."""
+        return [claim for claim in self.waiting.copy() if claim.nbytes <= room or claim.insists]
+
+    @staticmethod
+    def _keeps_its_place(claim: Claim) -> bool:
+        return claim.for_results or not claim.is_new

@@ -28,6 +28,10 @@ class OverdueForRoomError(OverdueError):
     """It passed while there was no room in shared memory: the worker had nothing to do with it."""
 
 
+class RevokedError(Exception):
+    """The task was cancelled: a thread need not go on with its call."""
+
+
 class LeftToThreadError(asyncio.CancelledError):
     """A task was cancelled while a thread works on its line: the thread gives the line back."""
 

@@ -138,8 +138,8 @@ class WorkerExecutor(Executor):
             started = perf_counter_ns()
             try:
                 results = await line.call_async(inputs, outputs, deadline)
-            except LeftToThreadError:
-                raise
+            except LeftToThreadError as error:
+                raise asyncio.CancelledError(*error.args) from error  # Of no other class: asyncio looks at that.
             except BaseException as error:  # noqa: BLE001 - whatever ends the call, the line must be settled
                 if not self._runs_again(error, connection, line, inputs):
                     raise self._said(error, connection, line, timeout_s) from error.__cause__

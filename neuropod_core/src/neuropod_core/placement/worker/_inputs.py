@@ -62,8 +62,8 @@ class Inputs:
         self._forgets = False  # Whether it has not been told yet to forget those before.
         self._numbers = count(1)
 
-    def put(self, arrays: Tensors, outputs: Names, deadline: float | None) -> Request:
-        """Lay down the inputs of a call that does not come again as it was."""
+    def put(self, arrays: Tensors, outputs: Names, deadline: float | None, check: Callable[[], None]) -> Request:
+        """Lay down the inputs of a call that does not come again as it was; `check` may end the wait for room."""
         outputs = None if outputs is None else tuple(outputs)
         where = self._where(arrays)
         self.kept = arrays if where else None  # They must not go back to the pool while the worker reads them.
@@ -78,7 +78,7 @@ class Inputs:
             self._words[MESSAGE_BYTES] = 0
         written = Written(request.layout, arrays, where)
         self._words[LAYOUT] = request.number
-        written.write(self._room_for(written.nbytes, deadline), self._words, PLACES)
+        written.write(self._room_for(written.nbytes, deadline, check), self._words, PLACES)
         if where and not written.nbytes:
             request.remember(arrays, where, self._name_again)
         elif self._blocks and request.layout.fixed:
@@ -157,11 +157,11 @@ class Inputs:
         self._words[MESSAGE_BYTES] = len(body)
         return Request(next(self._numbers), layout, outputs, self._slot.tray)
 
-    def _room_for(self, nbytes: int, deadline: float | None) -> Any:
+    def _room_for(self, nbytes: int, deadline: float | None, check: Callable[[], None]) -> Any:
         if nbytes <= TRAY_BYTES:
             self._words[BLOCK_SEGMENT] = IN_TRAY
             return self._slot.tray
-        block = self._shelf.take(nbytes) or self._pool.allocate_known(nbytes, deadline, self._tell)
+        block = self._shelf.take(nbytes) or self._pool.allocate_known(nbytes, deadline, self._tell, check=check)
         self._blocks.append(block)
         self._words[BLOCK_SEGMENT], self._words[BLOCK_OFFSET] = block.segment.number, block.offset
         return block.segment.bytes[block.offset : block.offset + block.nbytes]

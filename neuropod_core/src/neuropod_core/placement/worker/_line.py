@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from neuropod_core.backend import Names, Tensors
@@ -28,7 +29,7 @@ from neuropod_core.placement.worker._board import (
     WORKER_SLEEPS,
     Slot,
 )
-from neuropod_core.placement.worker._connection import Line, OverdueError
+from neuropod_core.placement.worker._connection import Line, OverdueError, RevokedError
 from neuropod_core.placement.worker._inputs import Inputs
 from neuropod_core.placement.worker._layouts import plain
 from neuropod_core.placement.worker._pool import Pool
@@ -55,6 +56,13 @@ class SharedMemoryLine(Line):
         Whether it may look for answers instead of sleeping.
     keeps_order
         See `Inputs`.
+
+    Attributes
+    ----------
+    threads
+        Do for tasks what takes long, or waits for room.
+    is_left
+        Whether the task whose call a thread lays down, or takes, has gone.
     """
 
     def __init__(
@@ -71,8 +79,11 @@ class SharedMemoryLine(Line):
         self.slot, self.bell = slot, Doorbell()
         self._words, self._ring = slot.words, ring
         self._spin = Spin(allowed=spins)
+        self.is_left = False
         self._steady = False  # Whether the words say already what the next call of the same layout says.
         self._inputs, self._results = Inputs(slot, pool, tell, keeps_order=keeps_order), Results(slot, pool, tell)
+
+    threads: ThreadPoolExecutor
 
     # -- the call
 
@@ -130,7 +141,7 @@ class SharedMemoryLine(Line):
             words[LAYOUT], words[MESSAGE_BYTES] = request.number, 0
         else:
             self._steady, self.used = False, True
-            request = self._inputs.put(plain(inputs), outputs, deadline)
+            request = self._inputs.put(plain(inputs), outputs, deadline, self._check)
         self._results.request = request
         if request.result_bytes > TRAY_BYTES:
             self.used = True
@@ -217,7 +228,7 @@ class SharedMemoryLine(Line):
             self._words[LAYOUT], self._words[MESSAGE_BYTES] = GO_ON, 0
             self._steady, self.used = False, True
             self._inputs.give_back()
-            self._results.give_room(deadline)
+            self._results.give_room(deadline, self._check)
         return results
 
     @property
@@ -283,6 +294,13 @@ class SharedMemoryLine(Line):
         self._steady = False  # The call that runs, if any, still gives back what it holds.
         self._inputs.close()
         self._results.close()
+
+    def _check(self) -> None:
+        """End the wait for room of a call that nobody can or wants to bring to its end."""
+        if self.failure is not None:
+            raise self.failure
+        if self.is_left:
+            raise RevokedError
 
     # -- waiting
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 
 import numpy as np
@@ -21,6 +21,10 @@ AT_ONCE = 0.0
 
 SEGMENT_BYTES = 16 << 20
 """The usual size of a segment; a larger tensor gets one of its own."""
+
+
+def nothing() -> None:
+    """Have nothing to say."""
 
 
 class BlockArray(np.ndarray):
@@ -89,11 +93,11 @@ class Shelf:
 
     def put(self, block: Block) -> None:
         """Keep a block for the next call; more than one goes back."""
-        if self._blocks or self._keeps_nothing():
+        if self._blocks or self._retired or self._pool.wanting(block):
             self._pool.give_back(block)
             return
         self._blocks.append(block)
-        if self._keeps_nothing():  # Since a moment ago.
+        if self._came_up(block):
             self.clear()
 
     def retire(self) -> None:
@@ -107,8 +111,14 @@ class Shelf:
             with contextlib.suppress(IndexError):  # Somebody took it.
                 self._pool.give_back(self._blocks.pop())
 
-    def _keeps_nothing(self) -> bool:
-        return self._retired or bool(self._pool.claims.waiting)
+    @property
+    def lent_bytes(self) -> int:
+        """What callers had and dropped, among what is kept."""
+        return sum(block.nbytes for block in self._blocks.copy() if block.lent)
+
+    def _came_up(self, block: Block) -> bool:
+        """Whether something speaks against keeping a block, since a moment ago."""
+        return self._retired or bool(self._pool.wanting(block))
 
 
 class Pool:
@@ -146,7 +156,7 @@ class Pool:
                 "limit": self.limit_bytes,
                 "reserved": self.total_bytes,
                 "used": self.used_bytes,
-                "held": self.lent_bytes,
+                "held": self.lent_bytes - sum(shelf.lent_bytes for shelf in self.shelves),
             }
 
     @property
@@ -155,9 +165,17 @@ class Pool:
         return sum(segment.nbytes for segment in list(self.segments.values()))
 
     def allocate(
-        self, nbytes: int, deadline: float | None = None, *, wait_s: float = 10.0, for_results: bool = False
+        self,
+        nbytes: int,
+        deadline: float | None = None,
+        *,
+        wait_s: float = 10.0,
+        for_results: bool = False,
+        check: Callable[[], None] = nothing,
     ) -> Block:
         """Hand out a block of at least `nbytes`, waiting for one to come back where the limit is reached.
+
+        `check` is called now and then while it waits, and may end that by an error.
 
         Raises
         ------
@@ -175,15 +193,23 @@ class Pool:
         if block is not None:
             return block
         until = time.monotonic() + wait_s if deadline is None else min(deadline, time.monotonic() + wait_s)
-        if until > time.monotonic() and (block := self._awaited(size, until, for_results=for_results)) is not None:
+        if until > time.monotonic() and (
+            block := self._awaited(size, until, Claim(size, for_results=for_results), check)
+        ):
             return block
         raise self._no_room(nbytes, is_late=until == deadline)
 
     def allocate_known(
-        self, nbytes: int, deadline: float | None, tell: Callable[[Segment], None], *, for_results: bool = False
+        self,
+        nbytes: int,
+        deadline: float | None,
+        tell: Callable[[Segment], None],
+        *,
+        for_results: bool = False,
+        check: Callable[[], None] = nothing,
     ) -> Block:
         """Hand out a block as `allocate` does, in a segment that the worker was told of."""
-        block = self.allocate(nbytes, deadline, for_results=for_results)
+        block = self.allocate(nbytes, deadline, for_results=for_results, check=check)
         try:
             tell(block.segment)
         except BaseException:
@@ -203,8 +229,14 @@ class Pool:
         """Take back a block that no array lies in; takes no lock."""
         if not self._closed:  # Else its memory goes with it.
             self.freed.put(block)
-            if self.claims.waiting:
-                self.claims.wake_all()
+            for claim in self.wanting(block):
+                claim.wake()
+
+    def wanting(self, block: Block) -> Sequence[Claim]:
+        """Give those who wait for memory, if a block that is not in use may help them; takes no lock."""
+        if not self.claims.waiting:
+            return ()
+        return self.claims.wanting(self.limit_bytes - self.used_bytes + block.nbytes * (self.freed.qsize() + 1))
 
     def shelf(self) -> Shelf:
         """Give a new shelf, which is cleared when memory is short."""
@@ -250,11 +282,11 @@ class Pool:
             self._gaps.clear()
         self.claims.wake_all()
 
-    def _awaited(self, size: int, until: float, *, for_results: bool) -> Block | None:
+    def _awaited(self, size: int, until: float, claim: Claim, check: Callable[[], None]) -> Block | None:
         """Wait in the queue for a block; None if the time is up."""
-        claim = Claim(for_results=for_results)
         try:
             while True:
+                check()
                 with self._lock:
                     self.claims.enter(claim)
                     block = self._found(size, claim)
@@ -293,8 +325,6 @@ class Pool:
         block = block or self._from_new_segment(size)
         if block is not None:
             self.used_bytes += block.nbytes
-        elif claim is not None:
-            claim.stands_back = self.used_bytes == self.lent_bytes
         return block
 
     def _clear_shelves(self) -> None:

@@ -30,7 +30,7 @@ from neuropod_core.placement.worker._connection import OverdueForRoomError
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._known import Answer, Request, read_results
 from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, Layout, layout_from_json
-from neuropod_core.placement.worker._pool import AT_ONCE, Block, BlockArray, Lease, Pool
+from neuropod_core.placement.worker._pool import AT_ONCE, Block, BlockArray, Lease, Pool, nothing
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Where, read_places
@@ -77,9 +77,9 @@ class Results:
 
     # -- room
 
-    def grant_room(self, nbytes: int, deadline: float | None) -> None:
-        """Grant room anew."""
-        block = self.grant = self._pool.allocate_known(nbytes, deadline, self._tell, for_results=True)
+    def grant_room(self, nbytes: int, deadline: float | None, check: Callable[[], None]) -> None:
+        """Grant room anew; `check` may end the wait for it."""
+        block = self.grant = self._pool.allocate_known(nbytes, deadline, self._tell, for_results=True, check=check)
         self._name_grant(block)
 
     def grant_again(self, nbytes: int) -> None:
@@ -90,7 +90,7 @@ class Results:
         block = self._shelf.take(nbytes)
         if block is None:
             try:
-                self.grant_room(nbytes, AT_ONCE)
+                self.grant_room(nbytes, AT_ONCE, nothing)
             except (SharedMemoryError, OverdueForRoomError):
                 self.grant_none()
         else:
@@ -102,13 +102,13 @@ class Results:
         """Leave the worker the tray."""
         self._words[GRANT_BYTES], self._granted_before = 0, None
 
-    def give_room(self, deadline: float | None) -> None:
+    def give_room(self, deadline: float | None, check: Callable[[], None]) -> None:
         """Grant the room that the worker asks for, once in a call."""
         if self._gave_room:
             raise WorkerProtocolError("a worker that was given room needs room again")
         self._granted_before = None
         self._take_back_grant()
-        self.grant_room(self._words[RESULT_BYTES], deadline)
+        self.grant_room(self._words[RESULT_BYTES], deadline, check)
         self._gave_room = True
 
     def refuse_room(self) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -87,6 +88,9 @@ class SharedMemoryConnection(Connection):
             for number, ring in enumerate(rings)
         ]
         super().__init__(link, lines, wake)
+        self._threads = ThreadPoolExecutor(slots, "neuropod-call")
+        for line in lines:
+            line.threads = self._threads
         self._taken, self._taken_at = -1, 0.0
         self._others, self._in_turn = slots - 1, lines if shares_bell else ()
         serve = {"transport": SharedMemory.name, "slots": slots, "tensors": tensors, "nbytes": self._board.nbytes}
@@ -128,6 +132,7 @@ class SharedMemoryConnection(Connection):
     def close(self) -> None:
         """Let go of the board as well."""
         super().close()
+        self._threads.shutdown(wait=False)
         self._in_turn = ()
         self._board.close()
 

@@ -6,12 +6,18 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from neuropod_core.backend import Names, Tensors
-from neuropod_core.errors import SharedMemoryError
-from neuropod_core.placement.worker._connection import LeftToThreadError, OverdueError, OverdueForRoomError
+from neuropod_core.errors import ModelClosedError, SharedMemoryError
+from neuropod_core.placement.worker._connection import (
+    LeftToThreadError,
+    OverdueError,
+    OverdueForRoomError,
+    RevokedError,
+)
 from neuropod_core.placement.worker._pool import AT_ONCE
 
 if TYPE_CHECKING:
@@ -25,10 +31,6 @@ _SHORTEST_NAP_S = 0.001
 T = TypeVar("T")
 
 
-class _RevokedError(Exception):
-    """The task was cancelled before the thread began: the line is no longer its own."""
-
-
 class _OffTheLoop:
     """Steps of one call in a thread, which nobody can interrupt: whoever comes last, thread or task, has the line."""
 
@@ -39,33 +41,42 @@ class _OffTheLoop:
     async def run(self, step: Callable[[], T]) -> T:
         """Take a step; the loop goes on meanwhile."""
         self._begun = self._through = False
-        working = asyncio.ensure_future(asyncio.to_thread(self._take, step))
+        working = self._begun_in_thread(step)
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError as error:
             working.add_done_callback(_unheard)
             with self._lock:
                 self._revoked = not self._begun
-                self._left = self._begun and not self._through
+                self._left = self._line.is_left = self._begun and not self._through
             if self._left:
                 raise LeftToThreadError from error
             raise
 
+    def _begun_in_thread(self, step: Callable[[], T]) -> asyncio.Future[T]:
+        """Hand a step to a thread of the connection: those of the loop are for what its tasks do beside their calls."""
+        loop, run = asyncio.get_running_loop(), copy_context().run
+        try:
+            return loop.run_in_executor(self._line.threads, run, self._take, step)
+        except RuntimeError as error:  # The connection was closed.
+            raise self._line.failure or ModelClosedError("the model is closed", remedy="load it again") from error
+
     def _take(self, step: Callable[[], T]) -> T:
         with self._lock:
             if self._revoked:
-                raise _RevokedError
+                raise RevokedError
             self._begun = True
         try:
             return step()
         finally:
             with self._lock:
                 self._through = True
+            self._line.is_left = False
             if self._left:
                 self._line.leave(self._line)
 
 
-def _unheard(working: asyncio.Task[Any]) -> None:
+def _unheard(working: asyncio.Future[Any]) -> None:
     """See the error that nobody waits for: what asyncio logs of one that nobody saw keeps the inputs."""
     if not working.cancelled():
         working.exception()
