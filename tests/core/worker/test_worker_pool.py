@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+from worker_marks import until
 
 from neuropod_core.errors import ModelClosedError, SharedMemoryError
 from neuropod_core.placement.worker import _claims
@@ -19,14 +20,6 @@ from neuropod_core.placement.worker._pool import Block, Pool
 from neuropod_core.placement.worker._segments import PAGE_BYTES
 
 QUARTER = 16 * PAGE_BYTES
-
-
-def until(holds: Callable[[], bool], within_s: float = 20) -> None:
-    """Wait for what another thread does."""
-    end = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -265,3 +258,22 @@ def test_a_closed_pool_hands_out_nothing() -> None:
 
     with pytest.raises(ModelClosedError, match="load it again"):
         pool.allocate(1)
+
+
+def test_an_interrupt_of_somebody_who_has_found_room_loses_none(
+    full: tuple[Pool, list[Block]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, blocks = full
+    leave = pool.claims.leave
+
+    def interrupted(claim: Claim) -> None:
+        monkeypatch.setattr(pool.claims, "leave", leave)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool.claims, "leave", interrupted)
+    threading.Timer(0.05, lambda: pool.give_back(blocks.pop())).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.allocate(QUARTER, wait_s=20)
+    assert not pool.claims.waiting
+    assert pool.allocate(QUARTER, wait_s=0).nbytes == QUARTER

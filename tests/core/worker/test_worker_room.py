@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
+import weakref
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from worker_lab import Load, said
-from worker_marks import shared_memory_only
+from worker_marks import shared_memory_only, until
 
 from neuropod_core import DeadlineError, Neuropod, WorkerDiedError
 
@@ -114,3 +116,43 @@ def test_whoever_waits_for_room_for_results_is_told_that_the_worker_died(load: L
 
         with pytest.raises(WorkerDiedError):
             call.result(9)
+
+
+@pytest.mark.parametrize("is_warm", [False, True], ids=["first call", "later call"])
+@pytest.mark.parametrize("in_task", [False, True], ids=["thread", "task"])
+def test_a_call_that_waits_for_room_for_its_inputs_goes_to_the_next_worker(
+    load: Load, *, in_task: bool, is_warm: bool
+) -> None:
+    model = load(shared_memory_bytes=16 << 20, slots=1)
+    if is_warm:
+        model.infer(said("copy", np.ones(1 << 17)))
+    crowded = _Crowded(model)
+    with ThreadPoolExecutor(1) as thread:
+        one = (lambda: asyncio.run(crowded.call())) if in_task else lambda: model.infer(said("copy", np.ones(5 << 17)))
+        call = thread.submit(one)
+        asyncio.run(crowded.wait_for_claims(1))
+        os.kill(model.description["pids"][0], signal.SIGKILL)  # type: ignore[index]  # a list
+        until(lambda: model.stats()["restarts"] == 1)
+        crowded.held.clear()
+
+        assert call.result(20)["y"].size == 5 << 17
+
+
+def test_a_task_that_is_given_up_with_its_loop_keeps_no_inputs(crowded: _Crowded) -> None:
+    x = np.ones(5 << 17)
+    inputs = weakref.ref(x)
+
+    async def given_up(x: np.ndarray) -> None:
+        call = asyncio.create_task(crowded.model.infer_async(said("copy", x)))
+        await crowded.wait_for_claims(1)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+    gc.disable()
+    try:
+        asyncio.run(given_up(x))
+        del x
+        until(lambda: inputs() is None)
+    finally:
+        gc.enable()

@@ -6,15 +6,14 @@ import asyncio
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from worker_lab import Load, said
-from worker_marks import shared_memory_only
+from worker_marks import shared_memory_only, until
 
 from neuropod_core import DeadlineError, Neuropod, WorkerDiedError
 from neuropod_core.placement.worker._board import ASKED
@@ -41,16 +40,9 @@ def _lines(model: Neuropod) -> Any:
     return model._executor._only.connection.lines  # type: ignore[attr-defined]
 
 
-def _until(condition: Callable[[], bool], within_s: float = 20.0) -> None:
-    until = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < until, "it never came to that"
-        time.sleep(0.002)
-
-
 def _call_that_runs(model: Neuropod, threads: ThreadPoolExecutor, command: str) -> Future[Any]:
     running = threads.submit(model.infer, said(command, [1.0]))
-    _until(lambda: any(line.runs for line in _lines(model)))
+    until(lambda: any(line.runs for line in _lines(model)))
     return running
 
 
@@ -59,7 +51,7 @@ def _calls_in_store(model: Neuropod, threads: ThreadPoolExecutor, *commands: str
     calls = []
     for count, command in enumerate(commands, 1):
         calls.append(threads.submit(model.infer, said(command, [float(count)])))
-        _until(lambda count=count: model.stats()["waiting"] == count)  # type: ignore[misc]
+        until(lambda count=count: model.stats()["waiting"] == count)  # type: ignore[misc]
     return calls
 
 
@@ -99,7 +91,7 @@ def test_a_task_that_is_cancelled_in_store_does_not_run(model: Neuropod) -> None
     async def cancelled() -> list[str]:
         running = asyncio.create_task(model.infer_async(said("sleep:0.4", [1.0])))
         given_up = asyncio.create_task(model.infer_async(said("copy", [2.0])))
-        await asyncio.to_thread(_until, lambda: model.stats()["waiting"] == 1)
+        await asyncio.to_thread(until, lambda: model.stats()["waiting"] == 1)
         given_up.cancel()
         with pytest.raises(asyncio.CancelledError):
             await given_up
@@ -111,7 +103,7 @@ def test_a_task_that_is_cancelled_in_store_does_not_run(model: Neuropod) -> None
 
 def test_a_late_call_that_runs_ends_the_worker(model: Neuropod, threads: ThreadPoolExecutor) -> None:
     late = threads.submit(model.infer, said("sleep:30"), timeout_s=0.4)
-    _until(lambda: any(line.runs for line in _lines(model)))
+    until(lambda: any(line.runs for line in _lines(model)))
     (in_store,) = _calls_in_store(model, threads, "double")
 
     with pytest.raises(DeadlineError, match="its worker was busy with it"):
@@ -127,7 +119,7 @@ def test_a_call_that_is_late_between_two_others_ends_nothing(model: Neuropod) ->
     late.call += 1  # As if it were asked.
 
     assert connection.is_innocent(late)
-    _until(lambda: not connection.is_innocent(late))
+    until(lambda: not connection.is_innocent(late))
     model.infer(said("copy"))
     assert connection.is_innocent(late)
     late.call -= 1
@@ -164,7 +156,7 @@ def test_nobody_has_a_second_turn_before_the_others_have_had_the_first(
         return [int(str(model.infer(said("sleep:0.2", [1.0]))["note"]).split()[1]) for _ in range(2)]
 
     eager = threads.submit(twice)
-    _until(lambda: any(line.runs for line in _lines(model)))
+    until(lambda: any(line.runs for line in _lines(model)))
     others = _calls_in_store(model, threads, "sleep:0.2", "sleep:0.2")
 
     assert sorted(int(str(call.result(20)["note"]).split()[1]) for call in others) == [2, 3]

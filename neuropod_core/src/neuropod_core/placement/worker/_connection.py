@@ -88,6 +88,11 @@ class Line(ABC):
         """Whether the worker has not taken the call: if it is gone, another one may run it."""
 
     @property
+    def never_began(self) -> bool:
+        """Whether the worker has not taken the call that breaks off now, or was not even asked."""
+        return self.untouched
+
+    @property
     @abstractmethod
     def raised(self) -> int:
         """How many calls the worker has answered by an error."""

@@ -263,7 +263,7 @@ class WorkerExecutor(Executor):
     def _runs_again(self, error: BaseException, connection: Connection, line: Line, inputs: Tensors) -> bool:
         """Whether a call that broke off never began, since its worker died before: then its line is settled."""
         line.give_up(inputs)
-        if error is not line.failure or not line.untouched:
+        if error is not line.failure or not line.never_began:
             return False
         connection.settle(line)
         return True

@@ -79,7 +79,7 @@ class SharedMemoryLine(Line):
         self.slot, self.bell = slot, Doorbell()
         self._words, self._ring = slot.words, ring
         self._spin = Spin(allowed=spins)
-        self.is_left = False
+        self.is_left, self._is_asked = False, True
         self._steady = False  # Whether the words say already what the next call of the same layout says.
         self._inputs, self._results = Inputs(slot, pool, tell, keeps_order=keeps_order), Results(slot, pool, tell)
 
@@ -135,6 +135,7 @@ class SharedMemoryLine(Line):
 
     def put(self, inputs: Mapping[str, Any], outputs: Names, deadline: float | None = None) -> None:
         """Lay a call's inputs where the worker will read them."""
+        self._is_asked = False
         request, words = self._inputs.request, self._words
         if request is not None and request.outputs == outputs and request.fill(inputs):
             self.used = self.used or request.block is not None
@@ -154,6 +155,7 @@ class SharedMemoryLine(Line):
         """Let the worker see the call, and whether somebody looks for its answer or wants to be rung for."""
         words = self._words
         self.call = call = self.call + 1
+        self._is_asked = True
         if self._inputs.are_news:
             self._inputs.note_asked()
         words[ALONE], words[PARENT_SLEEPS] = looks, not looks
@@ -212,6 +214,11 @@ class SharedMemoryLine(Line):
     def untouched(self) -> bool:
         """Whether the worker has not taken the call: if it is gone, another one may run it."""
         return bool(self._words[TAKEN] != self.call)
+
+    @property
+    def never_began(self) -> bool:
+        """Whether the worker has not taken the call, or was not even asked."""
+        return not self._is_asked or self.untouched
 
     def take(self, deadline: float | None = None) -> Tensors | None:
         """Give the results; None if the worker needed room for them, got it, and has to be asked once more.

@@ -284,19 +284,27 @@ class Pool:
 
     def _awaited(self, size: int, until: float, claim: Claim, check: Callable[[], None]) -> Block | None:
         """Wait in the queue for a block; None if the time is up."""
+        block, left_s = None, 1.0
         try:
-            while True:
+            while block is None and left_s > 0:
                 check()
                 with self._lock:
                     self.claims.enter(claim)
                     block = self._found(size, claim)
                 left_s = until - time.monotonic()
-                if block is not None or left_s <= 0:
-                    return block
-                claim.nap(left_s)
-        finally:
-            with self._lock:
-                self.claims.leave(claim)
+                if block is None and left_s > 0:
+                    claim.nap(left_s)
+            self._leave(claim)
+        except BaseException:
+            if block is not None:
+                self.give_back(block)
+            self._leave(claim)
+            raise
+        return block
+
+    def _leave(self, claim: Claim) -> None:
+        with self._lock:
+            self.claims.leave(claim)
 
     def _no_room(self, nbytes: int, *, is_late: bool) -> SharedMemoryError | OverdueForRoomError:
         what = f"no room for {nbytes} bytes in shared memory of {self.limit_bytes}"

@@ -16,7 +16,6 @@ from neuropod_core.placement.worker._connection import (
     LeftToThreadError,
     OverdueError,
     OverdueForRoomError,
-    RevokedError,
 )
 from neuropod_core.placement.worker._pool import AT_ONCE
 
@@ -38,7 +37,7 @@ class _OffTheLoop:
         self._line, self._lock = line, threading.Lock()
         self._begun = self._through = self._left = self._revoked = False
 
-    async def run(self, step: Callable[[], T]) -> T:
+    async def run(self, step: Callable[[], T]) -> T | None:
         """Take a step; the loop goes on meanwhile."""
         self._begun = self._through = False
         working = self._begun_in_thread(step)
@@ -53,7 +52,7 @@ class _OffTheLoop:
                 raise LeftToThreadError from error
             raise
 
-    def _begun_in_thread(self, step: Callable[[], T]) -> asyncio.Future[T]:
+    def _begun_in_thread(self, step: Callable[[], T]) -> asyncio.Future[T | None]:
         """Hand a step to a thread of the connection: those of the loop are for what its tasks do beside their calls."""
         loop, run = asyncio.get_running_loop(), copy_context().run
         try:
@@ -61,13 +60,17 @@ class _OffTheLoop:
         except RuntimeError as error:  # The connection was closed.
             raise self._line.failure or ModelClosedError("the model is closed", remedy="load it again") from error
 
-    def _take(self, step: Callable[[], T]) -> T:
+    def _take(self, step: Callable[[], T]) -> T | None:
         with self._lock:
             if self._revoked:
-                raise RevokedError
+                return None
             self._begun = True
         try:
             return step()
+        except BaseException:
+            if not self._left:
+                raise
+            return None  # What is raised for nobody to hear would keep the inputs.
         finally:
             with self._lock:
                 self._through = True
