@@ -462,6 +462,138 @@ def test_cache_that_cannot_be_written_is_told(locked: Path, tmp_path: Path, monk
     assert caught.value.reason == "install"
 
 
+# ------------------------------------------------------------------------------------ an interpreter that is not theirs
+
+STEAL = "#!/bin/sh\ntouch {proof}\nexit 1\n"
+MINOR = f"python3.{sys.version_info[1]}"
+INTRUDERS = [
+    "one-1.0.data/scripts/python",
+    "one-1.0.data/scripts/Python3",
+    "one-1.0.data/data/bin/python",
+    f"one-1.0.data/data/bin/{MINOR}",
+    "one-1.0.data/scripts/python._pth",
+    f"one-1.0.data/data/bin/{MINOR}._pth",
+    "one-1.0.data/data/pyvenv.cfg",
+    "one-1.0.data/data/PyVenv.cfg",
+    "one-1.0.data/data/bin/pyvenv.cfg",
+    "one-1.0.data/data/bin/pybuilddir.txt",
+    f"one-1.0.data/data/lib/{MINOR}/encodings/__init__.py",
+    f"one-1.0.data/data/lib/{MINOR}/os.py",
+    f"one-1.0.data/data/lib64/{MINOR}/os.py",
+    f"one-1.0.data/data/lib/python3{sys.version_info[1]}.zip",
+    f"one-1.0.data/data/lib/lib{MINOR}.so.1.0",
+    "one-1.0.data/data/lib64",
+]
+
+
+@pytest.fixture
+def nothing_inside_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where the interpreter of an environment is asked for what it is."""
+
+    def look(path: Path) -> object:
+        if store() in Path(path).parents:
+            pytest.fail(f"{path} was run")
+        return environments.python_of(path)
+
+    monkeypatch.setattr("neuropod_core.environments._build.python_of", look)
+
+
+def stealing(tmp_path: Path, inner: str) -> tuple[Path, Path]:
+    """Give a package whose wheel brings a program under this name, and the file that it would write when it runs."""
+    proof = tmp_path / "proof"
+    made = wheel(tmp_path / "made", "one", files={inner: STEAL.format(proof=proof)})
+    return package(tmp_path / "m.neuropod", lock(entry(made)), [made]), proof
+
+
+def assert_names_the_wheel(error: EnvironmentBuildError, named: str) -> None:
+    if error.reason == "install":  # Newer releases of uv refuse names of interpreters themselves.
+        assert "must not use the reserved name" in error.what
+    else:
+        assert (error.reason, named in error.what) == ("contents", True)
+
+
+@pytest.mark.usefixtures("nothing_inside_runs")
+@pytest.mark.parametrize("inner", INTRUDERS)
+def test_wheel_that_would_be_the_interpreter_is_refused_before_it_is_installed(inner: str, tmp_path: Path) -> None:
+    path, proof = stealing(tmp_path, inner)
+    error = refused(path)
+
+    assert error.reason == "contents"
+    assert ("one-1.0-py3-none-any.whl" in error.what, inner in error.what) == (True, True)
+    assert "ask where the package comes from" in error.remedy
+    assert not proof.exists()
+
+
+@pytest.mark.usefixtures("nothing_inside_runs")
+@pytest.mark.parametrize("inner", [inner for inner in INTRUDERS if "lib64" not in inner])
+def test_interpreter_is_held_against_what_it_was_before_it_runs(
+    inner: str, installer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuropod_core.environments._build.check_wheels", lambda *_: None)  # As if one got past it.
+    path, proof = stealing(tmp_path, inner)
+    error = refused(path)
+
+    assert_names_the_wheel(error, "the wheel of one-1.0")
+    assert not proof.exists()
+
+
+@pytest.mark.usefixtures("nothing_inside_runs")
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("name", ["python", "PYTHON3", MINOR, "python._pth"])
+def test_entry_point_that_would_be_the_interpreter_is_refused(
+    name: str, installer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, checked: bool
+) -> None:
+    if not checked:
+        monkeypatch.setattr("neuropod_core.environments._build.check_wheels", lambda *_: None)
+    made = wheel(tmp_path, "one", scripts=f"{name} = one:main")
+    error = refused(package(tmp_path / "m.neuropod", lock(entry(made)), [made]))
+
+    assert_names_the_wheel(error, f"bin/{name}")
+
+
+def test_path_out_of_the_environment_is_refused(tmp_path: Path) -> None:
+    made = wheel(tmp_path, "one", files={"../../../../evil.py": ""})
+    error = refused(package(tmp_path / "m.neuropod", lock(entry(made)), [made]))
+
+    assert error.reason == "contents"
+    assert "outside of the environment" in error.what
+
+
+def test_lock_may_bring_pip_and_data_and_programs(installer: str, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    code = f"import os; os.close(os.open({str(proof)!r}, os.O_CREAT))\n"
+    files = {
+        "pip/__init__.py": code,
+        "pip/__main__.py": code,
+        "keyring/__init__.py": code,
+        "pip-99.0.data/scripts/python-argcomplete": "#!python\n",
+        "pip-99.0.data/data/share/one/readme": "",
+        "pip-99.0.data/data/lib/libone.so": "",
+        "pip-99.0.data/headers/one.h": "",
+    }
+    made = wheel(tmp_path, "pip", "99.0", files=files, scripts="pip = pip:main")
+    environment = built(package(tmp_path / "m.neuropod", lock(entry(made)), [made]))
+
+    assert environment.python.distributions["pip"] == "99.0"
+    assert (environment.folder / "lib" / "libone.so").exists()
+    assert (environment.folder / "bin" / "python-argcomplete").exists()
+    assert not proof.exists()
+
+
+def test_pip_of_the_environment_installs_from_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuropod_core.environments._build.uv", lambda: None)
+    monkeypatch.setattr("neuropod_core.environments._build._pip_of", lambda _: None)
+    proof = tmp_path / "proof"
+    code = f"import os; os.close(os.open({str(proof)!r}, os.O_CREAT))\n"
+    files = {f"pip/{place}.py": code for place in ("__init__", "__main__", "_internal/__init__", "_internal/cli/main")}
+    made = wheel(tmp_path, "one", files=files)
+    environment = built(package(tmp_path / "m.neuropod", lock(entry(made)), [made]))
+
+    assert runs(environment, "import one; print(one.VERSION)") == "1.0"
+    assert not proof.exists()
+    assert not (environment.folder.parent / "pip").exists()
+
+
 # -------------------------------------------------------------------------------------------------------- the network
 
 

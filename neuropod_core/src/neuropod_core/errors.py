@@ -320,8 +320,8 @@ class EnvironmentBuildError(BackendError):
 
     `reason` is one of ``lock`` (there is none), ``sdist`` (a requirement has no wheel at all), ``wheel`` (none fits
     the interpreter), ``hash`` (a wheel is not the one that was locked), ``offline`` (a wheel is not here, and the
-    network was not to be used), ``network`` (it could not be fetched) and ``install`` (the installer failed, or the
-    disk is full).
+    network was not to be used), ``network`` (it could not be fetched), ``contents`` (a wheel would replace the
+    environment's interpreter, or decide how it starts) and ``install`` (the installer failed, or the disk is full).
     """
 
     def __init__(self, reason: str, what: str, at: str = "", remedy: str = "") -> None:

@@ -44,7 +44,7 @@ __all__ = [
     "wheels_beside",
 ]
 
-_FORMAT = "1"
+_FORMAT = "2"  # Those of an earlier one were not held against what their interpreter was.
 _MOST_LOCK_BYTES = 4 << 20
 _LOCK, _HOUSE = f"0/{FILE_NAME}", "0/wheels"
 
