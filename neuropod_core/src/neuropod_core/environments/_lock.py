@@ -162,7 +162,7 @@ def _check_place(wheel: dict[str, Any], file: str, at: str) -> None:
     else:
         return
     what = f"the lock takes {file} from {shown(place)}, a file of some machine and none of the package"
-    remedy = "put the wheel into 0/wheels of the package, and leave its url and path out of the lock"
+    remedy = f'put the wheel into 0/wheels of the package, and write name = "{file}" in place of its url or path'
     raise EnvironmentBuildError("lock", what, at, remedy)
 
 
