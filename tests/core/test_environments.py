@@ -146,7 +146,7 @@ class Index:
 
     def __init__(self, folder: Path) -> None:
         self.asked: list[str] = []
-        self.status, self.content, self.missing = 200, b"", 0
+        self.status, self.content, self.missing, self.says_length = 200, b"", 0, True
         self.arrived, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
         self._folder = folder
@@ -168,7 +168,8 @@ class Index:
         self.go_on.wait(60)
         content = self.content or (self._folder / request.path[1:]).read_bytes()
         request.send_response(self.status)
-        request.send_header("Content-Length", str(len(content) + self.missing))
+        if self.says_length:
+            request.send_header("Content-Length", str(len(content) + self.missing))
         request.end_headers()
         request.wfile.write(content)
 
@@ -355,7 +356,7 @@ def test_distribution_without_wheels_is_refused(tmp_path: Path) -> None:
     error = refused(package(tmp_path / "m.neuropod", lock(source)))
 
     assert error.reason == "sdist"
-    assert "two 1 has no wheel in the lock but sdist" in error.what
+    assert "two 1 has no wheel in the lock but an sdist" in error.what
 
 
 def test_wheels_for_other_pythons_are_refused(tmp_path: Path) -> None:
@@ -412,6 +413,65 @@ def test_text_that_is_no_lock_is_refused(text: str, tmp_path: Path) -> None:
     assert left() == []
 
 
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ('vcs = { type = "git", url = "https://x/y", commit-id = "abc" }', "a repository (vcs)"),
+        ('directory = { path = "six" }', "a folder (directory)"),
+        ('archive = { url = "https://x/six.zip", hashes = { sha256 = "abc" } }', "an archive of sources (archive)"),
+    ],
+)
+def test_source_without_a_version_is_told(source: str, told: str, tmp_path: Path) -> None:
+    error = refused(package(tmp_path / "m.neuropod", lock(f'[[packages]]\nname = "six"\n{source}\n')))
+
+    assert (error.reason, f"six has no wheel in the lock but {told}" in error.what) == ("sdist", True)
+    assert "build a wheel of it, put that into 0/wheels" in error.remedy
+
+
+@pytest.mark.parametrize(
+    "place", ["url = 'file:///dev/zero'", "url = 'FILE:x'", "path = '/tmp/x.whl'", "path = '../x.whl'", "path = 'c:/x'"]
+)
+def test_file_of_a_machine_is_refused(place: str, tmp_path: Path, one: Path) -> None:
+    text = lock(entry(one)).replace('url = "one-1.0-py3-none-any.whl"', place)
+    error = refused(package(tmp_path / "m.neuropod", text, [one]), offline=False)
+
+    assert error.reason == "lock"
+    assert "a file of some machine" in error.what
+    assert "0/wheels of the package" in error.remedy
+
+
+def test_wheel_inside_may_be_named_by_its_path(tmp_path: Path, one: Path) -> None:
+    text = lock(entry(one)).replace('url = "one', 'path = "wheels/one')
+
+    assert built(package(tmp_path / "m.neuropod", text, [one])).built
+
+
+def with_other_lock(path: Path, text: str) -> Path:
+    (path / "0" / "requirements.lock").write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("one==2.0\n", "one is locked to 2.0 and to 1.0"), ("one==1.0\ntwo==3\n", "two is locked to 3 and to no version")],
+)
+def test_locks_that_disagree_are_refused(text: str, told: str, locked: Path) -> None:
+    built(locked).close()
+    before = left()
+    with pytest.raises(PackageFormatError, match=f"requirements.lock and pylock.toml differ: {told}"):
+        built(with_other_lock(locked, text))
+
+    assert left() == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["# by hand\n\none==1.0.0  # yes\n", "One == 1 \\\n    --hash=sha256:abc\ntwo==2 ; sys_platform == 'plan9'\n"],
+)
+def test_locks_that_agree_are_built(text: str, locked: Path) -> None:
+    assert built(with_other_lock(locked, text)).built
+
+
 def test_lock_that_the_manifest_does_not_name_is_refused(tmp_path: Path, locked: Path) -> None:
     (locked / "manifest.json").write_text(json.dumps({"config.json": "0" * 64}))
 
@@ -462,6 +522,138 @@ def test_cache_that_cannot_be_written_is_told(locked: Path, tmp_path: Path, monk
     assert caught.value.reason == "install"
 
 
+# ------------------------------------------------------------------------------------ an interpreter that is not theirs
+
+STEAL = "#!/bin/sh\ntouch {proof}\nexit 1\n"
+MINOR = f"python3.{sys.version_info[1]}"
+INTRUDERS = [
+    "one-1.0.data/scripts/python",
+    "one-1.0.data/scripts/Python3",
+    "one-1.0.data/data/bin/python",
+    f"one-1.0.data/data/bin/{MINOR}",
+    "one-1.0.data/scripts/python._pth",
+    f"one-1.0.data/data/bin/{MINOR}._pth",
+    "one-1.0.data/data/pyvenv.cfg",
+    "one-1.0.data/data/PyVenv.cfg",
+    "one-1.0.data/data/bin/pyvenv.cfg",
+    "one-1.0.data/data/bin/pybuilddir.txt",
+    f"one-1.0.data/data/lib/{MINOR}/encodings/__init__.py",
+    f"one-1.0.data/data/lib/{MINOR}/os.py",
+    f"one-1.0.data/data/lib64/{MINOR}/os.py",
+    f"one-1.0.data/data/lib/python3{sys.version_info[1]}.zip",
+    f"one-1.0.data/data/lib/lib{MINOR}.so.1.0",
+    "one-1.0.data/data/lib64",
+]
+
+
+@pytest.fixture
+def nothing_inside_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail where the interpreter of an environment is asked for what it is."""
+
+    def look(path: Path) -> object:
+        if store() in Path(path).parents:
+            pytest.fail(f"{path} was run")
+        return environments.python_of(path)
+
+    monkeypatch.setattr("neuropod_core.environments._build.python_of", look)
+
+
+def stealing(tmp_path: Path, inner: str) -> tuple[Path, Path]:
+    """Give a package whose wheel brings a program under this name, and the file that it would write when it runs."""
+    proof = tmp_path / "proof"
+    made = wheel(tmp_path / "made", "one", files={inner: STEAL.format(proof=proof)})
+    return package(tmp_path / "m.neuropod", lock(entry(made)), [made]), proof
+
+
+def assert_names_the_wheel(error: EnvironmentBuildError, named: str) -> None:
+    if error.reason == "install":  # Newer releases of uv refuse names of interpreters themselves.
+        assert "must not use the reserved name" in error.what
+    else:
+        assert (error.reason, named in error.what) == ("contents", True)
+
+
+@pytest.mark.usefixtures("nothing_inside_runs")
+@pytest.mark.parametrize("inner", INTRUDERS)
+def test_wheel_that_would_be_the_interpreter_is_refused_before_it_is_installed(inner: str, tmp_path: Path) -> None:
+    path, proof = stealing(tmp_path, inner)
+    error = refused(path)
+
+    assert error.reason == "contents"
+    assert ("one-1.0-py3-none-any.whl" in error.what, inner in error.what) == (True, True)
+    assert "ask where the package comes from" in error.remedy
+    assert not proof.exists()
+
+
+@pytest.mark.usefixtures("nothing_inside_runs")
+@pytest.mark.parametrize("inner", [inner for inner in INTRUDERS if "lib64" not in inner])
+def test_interpreter_is_held_against_what_it_was_before_it_runs(
+    inner: str, installer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuropod_core.environments._build.check_wheels", lambda *_: None)  # As if one got past it.
+    path, proof = stealing(tmp_path, inner)
+    error = refused(path)
+
+    assert_names_the_wheel(error, "the wheel of one-1.0")
+    assert not proof.exists()
+
+
+@pytest.mark.usefixtures("nothing_inside_runs")
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("name", ["python", "PYTHON3", MINOR, "python._pth"])
+def test_entry_point_that_would_be_the_interpreter_is_refused(
+    name: str, installer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, checked: bool
+) -> None:
+    if not checked:
+        monkeypatch.setattr("neuropod_core.environments._build.check_wheels", lambda *_: None)
+    made = wheel(tmp_path, "one", scripts=f"{name} = one:main")
+    error = refused(package(tmp_path / "m.neuropod", lock(entry(made)), [made]))
+
+    assert_names_the_wheel(error, f"bin/{name}")
+
+
+def test_path_out_of_the_environment_is_refused(tmp_path: Path) -> None:
+    made = wheel(tmp_path, "one", files={"../../../../evil.py": ""})
+    error = refused(package(tmp_path / "m.neuropod", lock(entry(made)), [made]))
+
+    assert error.reason == "contents"
+    assert "outside of the environment" in error.what
+
+
+def test_lock_may_bring_pip_and_data_and_programs(installer: str, tmp_path: Path) -> None:
+    proof = tmp_path / "proof"
+    code = f"import os; os.close(os.open({str(proof)!r}, os.O_CREAT))\n"
+    files = {
+        "pip/__init__.py": code,
+        "pip/__main__.py": code,
+        "keyring/__init__.py": code,
+        "pip-99.0.data/scripts/python-argcomplete": "#!python\n",
+        "pip-99.0.data/data/share/one/readme": "",
+        "pip-99.0.data/data/lib/libone.so": "",
+        "pip-99.0.data/headers/one.h": "",
+    }
+    made = wheel(tmp_path, "pip", "99.0", files=files, scripts="pip = pip:main")
+    environment = built(package(tmp_path / "m.neuropod", lock(entry(made)), [made]))
+
+    assert environment.python.distributions["pip"] == "99.0"
+    assert (environment.folder / "lib" / "libone.so").exists()
+    assert (environment.folder / "bin" / "python-argcomplete").exists()
+    assert not proof.exists()
+
+
+def test_pip_of_the_environment_installs_from_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("neuropod_core.environments._build.uv", lambda: None)
+    monkeypatch.setattr("neuropod_core.environments._build._pip_of", lambda _: None)
+    proof = tmp_path / "proof"
+    code = f"import os; os.close(os.open({str(proof)!r}, os.O_CREAT))\n"
+    files = {f"pip/{place}.py": code for place in ("__init__", "__main__", "_internal/__init__", "_internal/cli/main")}
+    made = wheel(tmp_path, "one", files=files)
+    environment = built(package(tmp_path / "m.neuropod", lock(entry(made)), [made]))
+
+    assert runs(environment, "import one; print(one.VERSION)") == "1.0"
+    assert not proof.exists()
+    assert not (environment.folder.parent / "pip").exists()
+
+
 # -------------------------------------------------------------------------------------------------------- the network
 
 
@@ -509,6 +701,33 @@ def test_answer_that_ends_early_is_told(tmp_path: Path, one: Path, index: Index)
     assert "the connection ended after" in error.what
 
 
+def test_more_than_the_lock_says_is_not_fetched(tmp_path: Path, one: Path, index: Index) -> None:
+    text = lock(entry(one, url=index.url)).replace("hashes =", "size = 100, hashes =")
+    error = refused(package(tmp_path / "m.neuropod", text), offline=False)
+
+    assert error.reason == "network"
+    assert "more than the 100 bytes that the lock says" in error.what
+
+
+def test_more_than_any_wheel_has_is_not_fetched(tmp_path: Path, one: Path, index: Index) -> None:
+    index.missing = 10**14
+    error = refused(package(tmp_path / "m.neuropod", lock(entry(one, url=index.url))), offline=False)
+
+    assert error.reason == "network"
+    assert "bytes that are taken where the lock says no size" in error.what
+
+
+def test_progress_says_no_size_that_nobody_told(
+    tmp_path: Path, one: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neuropod_core.environments._wheels._TOLD_BYTES", 1)
+    index.says_length = False
+    told: list[str] = []
+    built(package(tmp_path / "m.neuropod", lock(entry(one, url=index.url))), offline=False, progress=told.append)
+
+    assert f"{one.name}: 0 MB" in told
+
+
 def test_server_that_is_not_there_is_told(tmp_path: Path, one: Path) -> None:
     error = refused(package(tmp_path / "m.neuropod", lock(entry(one, url="http://127.0.0.1:9/"))), offline=False)
 
@@ -537,6 +756,38 @@ def test_pip_is_asked_where_a_server_wants_a_password(
         pytest.skip("pip is not installed")
 
     assert runs(built(path, offline=False, python=python), "import one; print(one.VERSION)") == "1.0"
+
+
+def test_other_hash_of_the_index_is_told(tmp_path: Path, one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(one.parent))
+    python = next((place for place in (Path(sys.executable), Path(sys.base_prefix)) if has_pip(place)), None)
+    if python is None:
+        pytest.skip("pip is not installed")
+    text = lock(entry(one, digest="0" * 64)).replace(f'url = "{one.name}", ', "")
+    error = refused(package(tmp_path / "m.neuropod", text), offline=False, python=python)
+
+    assert error.reason == "hash"
+    assert f"the lock says sha256 {'0' * 64}, the index of pip has {digest_of(one)}" in error.what
+    assert "lock it again" in error.remedy
+
+
+def has_pip(place: Path) -> bool:
+    return environments.python_of(place).has("pip")
+
+
+def test_pip_where_somebody_works_is_not_run(tmp_path: Path, one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proof = tmp_path / "proof"
+    (tmp_path / "pip").mkdir()
+    for name in ("__init__.py", "__main__.py"):
+        (tmp_path / "pip" / name).write_text(f"open({str(proof)!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    text = lock(entry(one)).replace(f'url = "{one.name}", ', "")
+    error = refused(package(tmp_path / "m.neuropod", text), offline=False)
+
+    assert error.reason == "network"
+    assert not proof.exists()
 
 
 @pytest.mark.network

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from neuropod_core import InterpreterError, sandbox
+from neuropod_core import InterpreterError, Package, Trust, WorkerStartError, sandbox
 from neuropod_core.environments import Lent, lent_to, python_of
 from neuropod_core.environments._pythons import uv
+from neuropod_core.placement.worker._foreign import foreign_backend, home_for
 
 VERSIONS = Path(os.environ.get("PYENV_ROOT", Path("~/.pyenv").expanduser())) / "versions"
 EVERY_PYTHON = sorted(path for path in VERSIONS.glob("3.1[0-3].*"))
@@ -183,6 +184,16 @@ def test_environment_without_numpy_is_refused(tmp_path: Path) -> None:
     assert f"{tmp_path / 'venv' / 'bin' / 'python'} -m pip install 'numpy>=" in caught.value.remedy
 
 
+def test_lock_without_numpy_is_to_be_mended_in_the_lock(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    with pytest.raises(InterpreterError, match="numpy is not installed") as caught:
+        lent_to(python_of(tmp_path / "venv"), of_lock=True)
+
+    assert "add numpy>=" in caught.value.remedy
+    assert "to the lock" in caught.value.remedy
+    assert "pip install" not in caught.value.remedy
+
+
 def test_library_that_is_too_old_is_refused(with_numpy: Path, plugin: str) -> None:
     remove = pretend(with_numpy, "pluggy", "0.1")
     try:
@@ -279,3 +290,20 @@ def test_every_python_borrows(version: Path, plugin: str, tmp_path: Path) -> Non
     assert told["backend"] == "borrowed"
     assert told["others"] == []
     assert Path(told["files"]["numpy"]).is_relative_to(venv)
+
+
+@pytest.mark.parametrize("code", ["raise ImportError('broken there')", "import sys; sys.exit('broken there')"])
+def test_environment_whose_own_modules_are_broken_is_quoted(with_numpy: Path, code: str, tmp_path: Path) -> None:
+    config = {"name": "m", "platform": "python", "input_spec": [], "output_spec": []}
+    (tmp_path / "m.neuropod").mkdir()
+    (tmp_path / "m.neuropod" / "config.json").write_text(json.dumps(config))
+    remove = pretend(with_numpy, "neuropod_core", "0.1.0", code)
+    try:
+        with Package.open(tmp_path / "m.neuropod") as package:
+            home = home_for(with_numpy, package, "neuropod-core", Trust.CODE, caged=False)
+            with pytest.raises(WorkerStartError, match="its plugins; it wrote: .*broken there") as caught:
+                foreign_backend(home, "python", None)
+    finally:
+        remove()
+
+    assert "mend what it names" in caught.value.remedy

@@ -318,10 +318,11 @@ class InterpreterError(BackendError):
 class EnvironmentBuildError(BackendError):
     """The environment that a package's lock describes could not be built; nothing was left behind.
 
-    `reason` is one of ``lock`` (there is none), ``sdist`` (a requirement has no wheel at all), ``wheel`` (none fits
-    the interpreter), ``hash`` (a wheel is not the one that was locked), ``offline`` (a wheel is not here, and the
-    network was not to be used), ``network`` (it could not be fetched) and ``install`` (the installer failed, or the
-    disk is full).
+    `reason` is one of ``lock`` (there is none, or it names a file of some machine), ``sdist`` (a requirement has no
+    wheel at all), ``wheel`` (none fits the interpreter), ``hash`` (a wheel is not the one that was locked), ``offline``
+    (a wheel is not here, and the network was not to be used), ``network`` (it could not be fetched), ``contents`` (a
+    wheel would replace the environment's interpreter, or decide how it starts) and ``install`` (the installer failed,
+    or the disk is full).
     """
 
     def __init__(self, reason: str, what: str, at: str = "", remedy: str = "") -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -52,7 +53,7 @@ def test_build_makes_an_environment_that_list_shows_and_prune_removes(package: P
     assert again.stderr == ""
     assert listed.stdout.split("\t")[:4] == ["environment", document["key"], "locked", document["python"]]
     assert listed.stdout.split("\t")[5] == "ready"
-    assert json.loads(kept.stdout) == {"environments": [], "wheels": 0}
+    assert json.loads(kept.stdout) == {"environments": [], "wheels": 0, "stuck": []}
     assert [gone["key"] for gone in json.loads(pruned.stdout)["environments"]] == [document["key"]]
     assert invoke("env", "list").stdout == ""
     assert not Path(document["folder"]).exists()
@@ -101,6 +102,47 @@ def test_export_writes_wheels_beside_the_package(package: Path, invoke: Invoke, 
     assert json.loads(there.stdout)["wheels"][0]["path"] == str(tmp_path / "there" / name)
     assert (tmp_path / "there" / name).is_file()
     assert (tmp_path / "locked.neuropod.wheels" / name).is_file()
+
+
+def test_failed_build_leaves_nothing_to_list(package: Path, invoke: Invoke) -> None:
+    next(package.glob("0/wheels/*")).unlink()
+    failed = invoke("env", "build", package, "--trust", "code", "--offline")
+    listed = invoke("env", "list")
+
+    assert failed.exit_code == 4
+    assert listed.stdout == ""
+
+
+def test_failed_export_leaves_no_folder(package: Path, invoke: Invoke, tmp_path: Path) -> None:
+    next(package.glob("0/wheels/*")).write_bytes(b"another")
+    failed = invoke("env", "export", package, "--to", tmp_path / "there")
+
+    assert failed.exit_code == 4
+    assert not (tmp_path / "there").exists()
+    assert invoke("env", "list").stdout == ""
+
+
+def test_prune_tells_what_it_cannot_remove(package: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = json.loads(invoke("env", "build", package, "--trust", "code", "--offline", "--json").stdout)
+
+    def read_only(*_: object) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:  # The tests may run as a user to whom no folder is read-only.
+        patch.setattr("neuropod_core.environments._store.Place._opened", read_only)
+        pruned = invoke("env", "prune", "--all", "--json")
+
+    assert pruned.exit_code == 1
+    assert json.loads(pruned.stdout)["stuck"] == [str(Path(built["folder"]).parent)]
+    assert f"{Path(built['folder']).parent} cannot be removed" in pruned.stderr
+    assert invoke("env", "prune", "--all").exit_code == 0
+
+
+def test_build_warns_of_a_lock_without_numpy(package: Path, invoke: Invoke) -> None:
+    result = invoke("env", "build", package, "--trust", "code", "--offline")
+
+    assert result.exit_code == 0
+    assert "warning: the lock has no numpy" in result.stderr
 
 
 def test_sandbox_tells_what_it_enforces(invoke: Invoke) -> None:

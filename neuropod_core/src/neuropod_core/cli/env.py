@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -153,13 +154,19 @@ def list_(*, as_json: bool) -> None:
 def prune(*, days: float, everything: bool, as_json: bool) -> None:
     """Remove environments and fetched wheels that were not used for a while, and what killed builders left.
 
-    In a pipe, each line is as of `list`, with the word removed.
+    In a pipe, each line is as of `list`, with the word removed. Exits with 1 if something due could not be removed.
     """
-    from neuropod_core.environments import prune_environments
+    from neuropod_core.environments import kept_environments, prune_environments
 
     removed, wheels = prune_environments(days=days, everything=everything)
     report = _report("removed", removed)
-    Output(as_json=as_json).show(Report({**report.document, "wheels": wheels}, report.blocks))
+    stuck = [kept for kept in kept_environments() if not kept.in_use and _is_due(kept, 0 if everything else days)]
+    document = {**report.document, "wheels": wheels, "stuck": [str(kept.folder.parent) for kept in stuck]}
+    Output(as_json=as_json).show(Report(document, report.blocks))
+    for kept in stuck:
+        _tell(f"{kept.folder.parent} cannot be removed: it, or the cache, is read-only or another user's")
+    if stuck:
+        raise click.exceptions.Exit(Code.CHECK_FAILED)
 
 
 @env.command()
@@ -212,6 +219,10 @@ def _status(kept: Kept) -> str:
     if not kept.whole:
         return "broken" if not kept.in_use else "in-use"
     return "in-use" if kept.in_use else "ready"
+
+
+def _is_due(kept: Kept, days: float) -> bool:
+    return not kept.whole or kept.used < time() - days * 86_400
 
 
 def _date(kept: Kept) -> str:

@@ -23,7 +23,7 @@ from neuropod_core.environments._lent import Lent, lent_to
 from neuropod_core.environments._lock import FILE_NAME, Lock, parse_lock
 from neuropod_core.environments._pythons import Python, python_for, python_of
 from neuropod_core.environments._store import Place, days_ago, places, prune_wheels, remove_broken
-from neuropod_core.environments._wheels import Plan, Progress, Wheels, lacks, plan
+from neuropod_core.environments._wheels import Plan, Progress, Wheels, check_agrees, lacks, plan
 from neuropod_core.errors import EnvironmentBuildError
 from neuropod_core.package import Package
 from neuropod_core.trust import Trust, check_trust
@@ -44,9 +44,9 @@ __all__ = [
     "wheels_beside",
 ]
 
-_FORMAT = "1"
+_FORMAT = "2"  # Those of an earlier one were not held against what their interpreter was.
 _MOST_LOCK_BYTES = 4 << 20
-_LOCK, _HOUSE = f"0/{FILE_NAME}", "0/wheels"
+_LOCK, _OTHER_LOCK, _HOUSE = f"0/{FILE_NAME}", "0/requirements.lock", "0/wheels"
 
 
 class Environment:
@@ -140,15 +140,16 @@ def environment_for(
     check_trust(Trust.CODE, Trust.parse(trust), "the distributions of its lock are installed", str(package.path))
     lock = _lock_of(package)
     tell = progress or (lambda _: None)
-    place = Place(_key(lock, python))
+    place = Place(_key(lock, _other_lock_of(package), python))
     if (ready := _ready(place, built=False)) is not None:
         return ready
     waiting = "waiting for another process that builds it"
-    with worded(str(place.folder)), place.alone(lambda: tell(waiting)) as held:
+    with place.removed_unless_whole(), worded(str(place.folder)), place.alone(lambda: tell(waiting)) as held:
         built = place.record() is None
         if built:
             remove_broken()
             chosen = _plan(package, lock, python)
+            _warn_of_numpy(chosen, tell)
             found = Wheels(place.folder, _folders(package, wheels), offline, tell, f"{package.path}: {_LOCK}")
             build(place, lock, chosen, found, name=package.config.name, held=held)
     ready = _ready(place, built=built)
@@ -192,12 +193,10 @@ def export_wheels(
     place = Place(f"export-{os.urandom(8).hex()}")
     tell = progress or (lambda _: None)
     found = Wheels(place.folder, _folders(package, wheels), progress=tell, at=f"{package.path}: {_LOCK}")
-    with worded(str(target)):
-        with place.alone(lambda: None), place.workplace():
-            target.mkdir(parents=True, exist_ok=True)
-            exported = [_copied(path, target) for path in found.obtain(chosen)]
-        place.remove()
-    return exported
+    with place.removed_unless_whole(), worded(str(target)), place.alone(lambda: None), place.workplace():
+        wheels_here = found.obtain(chosen)
+        target.mkdir(parents=True, exist_ok=True)
+        return [_copied(path, target) for path in wheels_here]
 
 
 def wheels_beside(package: Path) -> Path:
@@ -207,7 +206,7 @@ def wheels_beside(package: Path) -> Path:
 
 def kept_environments() -> list[Kept]:
     """List the environments in the cache."""
-    return [_kept(place) for place in places()]
+    return [_kept(place) for place in places() if place.folder.exists()]
 
 
 def prune_environments(*, days: float = 30, everything: bool = False) -> tuple[list[Kept], int]:
@@ -242,10 +241,15 @@ def _lock_of(package: Package) -> Lock:
     return parse_lock(package.read(_LOCK, _MOST_LOCK_BYTES), f"{package.path}: {_LOCK}")
 
 
-def _key(lock: Lock, python: str | os.PathLike[str] | None) -> str:
+def _other_lock_of(package: Package) -> str:
+    there = _OTHER_LOCK in package.files
+    return package.read(_OTHER_LOCK, _MOST_LOCK_BYTES).decode("utf-8", "replace") if there else ""
+
+
+def _key(lock: Lock, other: str, python: str | os.PathLike[str] | None) -> str:
     ours = f"{sys.implementation.cache_tag} {sysconfig.get_platform()} {platform.machine()}"
     asked = "" if python is None else str(python_of(python))
-    return sha256(f"{_FORMAT}\0{lock.digest}\0{ours}\0{asked}".encode()).hexdigest()[:32]
+    return sha256(f"{_FORMAT}\0{lock.digest}\0{other}\0{ours}\0{asked}".encode()).hexdigest()[:32]
 
 
 def _ready(place: Place, *, built: bool) -> Environment | None:
@@ -264,8 +268,17 @@ def _ready(place: Place, *, built: bool) -> Environment | None:
 def _plan(package: Package, lock: Lock, python: str | os.PathLike[str] | None) -> Plan:
     at = f"{package.path}: {_LOCK}"
     if python is None:
-        return plan(lock, python_for(lock.requires_python, lacks(lock, at), at), at)
-    return plan(lock, _admitted(python_of(python), lock, at), at)
+        chosen = plan(lock, python_for(lock.requires_python, lacks(lock, at), at), at)
+    else:
+        chosen = plan(lock, _admitted(python_of(python), lock, at), at)
+    if _OTHER_LOCK in package.files:
+        check_agrees(chosen, _other_lock_of(package), str(package.path))
+    return chosen
+
+
+def _warn_of_numpy(chosen: Plan, tell: Progress) -> None:
+    if all(requirement.name != "numpy" for requirement, _ in chosen.wheels):
+        tell("warning: the lock has no numpy, which every model needs: none can run in this environment; add it")
 
 
 def _admitted(python: Python, lock: Lock, at: str) -> Python:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,18 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from packaging.version import Version
-
+from neuropod_core._cache import remove_tree
+from neuropod_core.environments._guard import check_untouched, check_wheels, fingerprints
 from neuropod_core.environments._lock import Lock
 from neuropod_core.environments._pythons import Python, python_of, uv
 from neuropod_core.environments._store import Place
-from neuropod_core.environments._wheels import Plan, Progress, Wheels
+from neuropod_core.environments._wheels import Plan, Wheels
 from neuropod_core.errors import EnvironmentBuildError, InterpreterError
 
 __all__ = ["build", "worded"]
 
 _SHOWN_LINES = 3
-_PIP_WITH_PYTHON = Version("22.3")  # The first with the option --python.
+
+# Runs in the environment while nothing is installed there, with the folder of a pip for its ``site-packages``.
+_PIP = """
+import runpy, sys
+folder = sys.argv.pop(1)
+sys.path[:] = [place for place in sys.path if not place.endswith("site-packages")] + [folder]
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
+"""
 
 
 def build(place: Place, lock: Lock, plan: Plan, wheels: Wheels, *, name: str, held: int) -> dict[str, Any]:
@@ -48,7 +56,8 @@ def build(place: Place, lock: Lock, plan: Plan, wheels: Wheels, *, name: str, he
     began = time.monotonic()
     with place.workplace():
         files = wheels.obtain(plan)
-        by = _installed(place, plan.python, files, wheels.progress, held)
+        check_wheels(files, wheels.at)
+        by = _installed(place, plan.python, files, wheels, held)
         record = {
             "name": name,
             "lock": lock.digest,
@@ -83,48 +92,71 @@ def worded(at: str) -> Iterator[None]:
         ) from error
 
 
-def _installed(place: Place, python: Python, files: Sequence[Path], progress: Progress, held: int) -> str:
+def _installed(place: Place, python: Python, files: Sequence[Path], wheels: Wheels, held: int) -> str:
+    """Make the environment and install into it; its own interpreter has not run since when this ends."""
     program = uv()
-    pip = None if program is not None else _with_pip(python)
+    pip = None if program is not None else _pip_of(python)
     with_pip = program is None and pip is None  # The environment then keeps its own.
     make = [str(python.executable), "-I", "-m", "venv", *(() if with_pip else ("--without-pip",)), str(place.venv)]
-    progress(f"making a virtual environment of Python {python}")
+    wheels.progress(f"making a virtual environment of Python {python}")
     _run(make, "venv", held)
-    inside = _inside(place)
     if not files:
         return "venv"
+    by, before = "pip" if program is None else "uv", _own_files(place.venv)
+    wheels.progress(f"installing {len(files)} wheels by {by}")
     if program is not None:
-        progress(f"installing {len(files)} wheels by uv")
-        _install_by_uv(program, inside, place.folder / "uv", files, held)
-        _compile(python, place.venv, held)
-        return "uv"
-    progress(f"installing {len(files)} wheels by pip")
-    inner = ["--python", str(inside)] if pip is not None else []
-    command = [str(pip or inside), "-I", "-m", "pip", *inner, "install"]
-    quietly = ["--quiet", "--no-input", "--isolated", "--disable-pip-version-check", "--no-warn-script-location"]
-    _run([*command, *quietly, "--no-deps", "--no-index", "--no-cache-dir", *map(str, files)], "pip", held)
-    return "pip"
+        _install_by_uv(program, _inside(place), place.folder / "uv", files, held)
+    else:
+        with _pip_apart(pip, place) as folder:
+            _install_by_pip(folder, _inside(place), files, held)
+    check_untouched(place.venv, before, wheels.at)
+    _compile(python, place.venv, held)
+    return by
 
 
-def _with_pip(python: Python) -> Path | None:
-    """Give the interpreter whose pip installs for this one: its own, or that of what its environment was made from."""
-    if _installs_elsewhere(python):
-        return python.executable
+def _own_files(venv: Path) -> dict[str, str]:
+    """Give what no wheel may change: all but the programs of pip, which a lock may bring in another release."""
+    return {path: print_ for path, print_ in fingerprints(venv).items() if not path.startswith("bin/pip")}
+
+
+def _pip_of(python: Python) -> Path | None:
+    """Give the folder with the pip of this interpreter, or of what its environment was made from."""
+    if (folder := _folder_of_pip(python)) is not None:
+        return folder
     try:
         base = python_of(python.base_prefix)
     except InterpreterError:
         return None
-    return base.executable if base.version == python.version and _installs_elsewhere(base) else None
+    return _folder_of_pip(base) if base.version == python.version else None
 
 
-def _installs_elsewhere(python: Python) -> bool:
-    return Version(python.distributions.get("pip", "0")) >= _PIP_WITH_PYTHON
+def _folder_of_pip(python: Python) -> Path | None:
+    return next((Path(folder) for folder in python.path if Path(folder, "pip", "__main__.py").is_file()), None)
+
+
+@contextmanager
+def _pip_apart(pip: Path | None, place: Place) -> Iterator[Path]:
+    """Give a folder with a pip that no wheel can write to: a copy of the environment's, where there is no other."""
+    if pip is not None:
+        yield pip
+        return
+    apart = place.folder / "pip"
+    try:
+        shutil.copytree(next(place.venv.glob("[Ll]ib/**/site-packages/pip")), apart / "pip")
+        yield apart
+    finally:
+        remove_tree(apart)
+
+
+def _install_by_pip(pip: Path, inside: Path, files: Sequence[Path], held: int) -> None:
+    """Let a pip from outside install; what arrives in the environment meanwhile is not on its path."""
+    command = [str(inside), "-I", "-c", _PIP, str(pip), "install", "--quiet", "--no-input", "--isolated"]
+    quietly = ["--disable-pip-version-check", "--no-warn-script-location", "--no-compile"]
+    _run([*command, *quietly, "--no-deps", "--no-index", "--no-cache-dir", *map(str, files)], "pip", held)
 
 
 def _install_by_uv(program: str, inside: Path, cache: Path, files: Sequence[Path], held: int) -> None:
     """Let uv link from a cache of its own beside the environment: quick, and nothing lies there twice."""
-    from neuropod_core._cache import remove_tree
-
     command = [program, "pip", "install", "--python", str(inside), "--cache-dir", str(cache), "--no-config"]
     try:
         _run([*command, "--no-deps", "--no-index", "--offline", *map(str, files)], "uv", held)

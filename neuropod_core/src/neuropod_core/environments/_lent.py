@@ -48,7 +48,7 @@ class Lent:
     targets: tuple[Path, ...] = ()
 
 
-def lent_to(python: Python, plugin: str = "", *, core_in_any_case: bool = False) -> Lent:
+def lent_to(python: Python, plugin: str = "", *, core_in_any_case: bool = False, of_lock: bool = False) -> Lent:
     """Lend an interpreter what it lacks of the core, of a plugin, and of the small libraries that they need.
 
     Parameters
@@ -59,6 +59,8 @@ def lent_to(python: Python, plugin: str = "", *, core_in_any_case: bool = False)
         The distribution of the plugin that it is to load; empty for the core alone.
     core_in_any_case
         Whether this installation's core is lent beside one that is there.
+    of_lock
+        Whether the environment is one that a package's lock describes: errors then say what the lock lacks.
 
     Raises
     ------
@@ -68,7 +70,7 @@ def lent_to(python: Python, plugin: str = "", *, core_in_any_case: bool = False)
     wanted = [CORE, *([canonicalize_name(plugin)] if plugin else [])]
     lent = [name for name in wanted if not python.has(name)]
     if lent:
-        _check_admits(python, lent)
+        _check_admits(python, lent, of_lock=of_lock)
         lent += [name for name in _SMALL if not python.has(name) and _is_installed(name)]
     if core_in_any_case and CORE not in lent:
         lent.append(CORE)
@@ -102,7 +104,7 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _check_admits(python: Python, lent: list[str]) -> None:
+def _check_admits(python: Python, lent: list[str], *, of_lock: bool) -> None:
     """Compare the libraries that are there with what is asked for; frameworks are the plugin's affair when it loads."""
     for requirement in _asked(lent, python):
         name = canonicalize_name(requirement.name)
@@ -110,9 +112,10 @@ def _check_admits(python: Python, lent: list[str]) -> None:
             continue
         there = python.distributions.get(name)
         if name == "numpy" and there is None:
-            raise _unfit(python, "an environment with NumPy", "numpy is not installed", str(requirement))
+            raise _unfit(python, "an environment with NumPy", "numpy is not installed", requirement, of_lock=of_lock)
         if there is not None and not requirement.specifier.contains(there, prereleases=True):
-            raise _unfit(python, f"{requirement}, which {lent[0]} asks for", f"{name} {there}", str(requirement))
+            asked = f"{requirement}, which {lent[0]} asks for"
+            raise _unfit(python, asked, f"{name} {there}", requirement, of_lock=of_lock)
 
 
 def _asked(lent: list[str], python: Python) -> Iterator[Requirement]:
@@ -128,8 +131,11 @@ def _asked(lent: list[str], python: Python) -> Iterator[Requirement]:
                 yield requirement
 
 
-def _unfit(python: Python, asked: str, there: str, requirement: str) -> InterpreterError:
-    remedy = f"run: {python.executable} -m pip install {requirement!r}"
+def _unfit(python: Python, asked: str, there: str, requirement: Requirement, *, of_lock: bool) -> InterpreterError:
+    remedy = f"run: {python.executable} -m pip install {str(requirement)!r}"
+    if of_lock:  # The environment is what the lock says, and nothing is installed beside that.
+        wanted = f"{requirement.name}{requirement.specifier}"
+        remedy = f"add {wanted} to the lock: package the model again with it among its requirements"
     return InterpreterError(asked, (f"{there} in {python}",), remedy=remedy)
 
 

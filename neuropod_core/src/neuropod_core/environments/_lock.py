@@ -26,6 +26,7 @@ FILE_NAME = "pylock.toml"
 
 _MOST_PACKAGES = 5000
 _HEX_DIGITS = 64
+_SOURCES = ("sdist", "vcs", "directory", "archive")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def parse_lock(data: bytes, at: str) -> Lock:
     PackageFormatError
         If it is none of version 1, or names a file that cannot be a wheel of its distribution.
     EnvironmentBuildError
-        If a wheel in it has no SHA-256, for `reason` ``hash``.
+        If a wheel in it has no SHA-256, for `reason` ``hash``, or is a file of some machine, for ``lock``.
     """
     document = _document(data, at)
     if not str(document.get("lock-version", "")).startswith("1."):
@@ -121,9 +122,12 @@ def _document(data: bytes, at: str) -> dict[str, Any]:
 
 
 def _requirement(package: dict[str, Any], at: str) -> Requirement:
-    name, version = canonicalize_name(package["name"]), str(Version(package["version"]))
+    name = canonicalize_name(package["name"])
+    others = tuple(kind for kind in _SOURCES if kind in package)
+    version = str(Version(package["version"])) if "version" in package else ""
+    if not version and ("wheels" in package or not others):
+        raise PackageFormatError(f"{name} has no version", at=at, remedy="write one, or lock it again")
     wheels = tuple(_wheel(wheel, name, version, at) for wheel in package.get("wheels", ()))
-    others = tuple(kind for kind in ("sdist", "vcs", "directory", "archive") if kind in package)
     marker = package.get("marker")
     return Requirement(name, version, None if marker is None else Marker(marker), wheels, others)
 
@@ -137,12 +141,29 @@ def _wheel(wheel: dict[str, Any], name: str, version: str, at: str) -> Wheel:
         raise PackageFormatError(f"{shown(file)} is no name of a wheel", at=at) from error
     if (owner, release) != (name, Version(version)) or any(sign in file for sign in "/\\\0"):
         raise PackageFormatError(f"{shown(file)} is no wheel of {name} {version}", at=at)
+    _check_place(wheel, file, at)
     digest = str(wheel.get("hashes", {}).get("sha256", "")).lower()
     if len(digest) != _HEX_DIGITS or not set(digest) <= set("0123456789abcdef"):
         what = f"the lock has no SHA-256 for {file}"
         raise EnvironmentBuildError("hash", what, at, "lock it with uv, which writes them")
     size = wheel.get("size")
-    return Wheel(file, digest, url, frozenset(map(str, tags)), size if isinstance(size, int) else None)
+    bound = size if isinstance(size, int) and size > 0 else None
+    return Wheel(file, digest, url, frozenset(map(str, tags)), bound)
+
+
+def _check_place(wheel: dict[str, Any], file: str, at: str) -> None:
+    """Refuse a wheel that is a file of the machine of whoever wrote the lock, or of whoever reads it."""
+    url, path = wheel.get("url", ""), str(wheel.get("path", ""))
+    parts = path.replace("\\", "/").split("/")
+    if urlsplit(url).scheme == "file":
+        place = url
+    elif (parts[0] in ("", "~") and path) or ".." in parts or ":" in parts[0]:
+        place = path
+    else:
+        return
+    what = f"the lock takes {file} from {shown(place)}, a file of some machine and none of the package"
+    remedy = f'put the wheel into 0/wheels of the package, and write name = "{file}" in place of its url or path'
+    raise EnvironmentBuildError("lock", what, at, remedy)
 
 
 def _last_part(address: str) -> str:

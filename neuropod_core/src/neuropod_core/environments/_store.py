@@ -118,9 +118,12 @@ class Place:
         try:
             if not lock_file(descriptor):  # Nor where there are no locks: it may be in use.
                 return False
+            if before is not None and self.record() is not None and self.used() >= before:
+                return False  # It was built, or used, meanwhile.
             self.clear()
-            self._lock().unlink(missing_ok=True)
-            return True
+            with contextlib.suppress(OSError):  # The cache is not to be written.
+                self._lock().unlink(missing_ok=True)
+            return not self.folder.exists()
         finally:
             os.close(descriptor)
 
@@ -134,6 +137,15 @@ class Place:
         finally:
             if self.record() is None:
                 self.clear()
+
+    @contextmanager
+    def removed_unless_whole(self) -> Iterator[None]:
+        """Leave neither files nor a lock where the block ends without an environment that is whole."""
+        try:
+            yield
+        finally:
+            if self.record() is None:
+                self.remove(before=0.0)
 
     def in_use(self) -> bool:
         """Whether a process holds it."""

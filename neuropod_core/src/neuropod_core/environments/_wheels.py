@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
 from neuropod_core.environments._lent import linked
 from neuropod_core.environments._lock import FILE_NAME, Lock, Requirement, Wheel
 from neuropod_core.environments._pythons import Python, run_in
@@ -24,7 +28,7 @@ from neuropod_core.errors import EnvironmentBuildError, InterpreterError, Packag
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Plan", "Progress", "Wheels", "lacks", "plan"]
+__all__ = ["Plan", "Progress", "Wheels", "check_agrees", "lacks", "plan"]
 
 Progress = Callable[[str], None]
 
@@ -35,11 +39,27 @@ _TOLD_BYTES = 50 * _MEGABYTE  # How often somebody who waits hears of it.
 _NEEDS_LOGIN = (401, 403, 407)
 _REMEDY_OFFLINE = "run neuropod env export where there is a network, or build it there once"
 
+_MOST_BYTES = 16_000_000_000  # Of a wheel whose size the lock does not say; the largest there are have 3 GB.
+_OTHERS = {
+    "sdist": "an sdist",
+    "vcs": "a repository (vcs)",
+    "directory": "a folder (directory)",
+    "archive": "an archive of sources (archive)",
+}
+
 _TAGS = """
 import json, sys
 sys.path.append(sys.argv[1])
 from packaging import markers, tags
 print(json.dumps({"tags": [str(tag) for tag in tags.sys_tags()], "markers": markers.default_environment()}))
+"""
+
+# As ``-m pip``, but a folder named pip where somebody works is not run.
+_PIP = """
+import sys
+sys.path[:] = [place for place in sys.path if place]
+import runpy
+runpy.run_module("pip", run_name="__main__", alter_sys=True)
 """
 
 
@@ -72,6 +92,24 @@ def plan(lock: Lock, python: Python, at: str) -> Plan:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise PackageFormatError(f"{twice[0]} is locked twice for Python {python}", at=at)
     return Plan(python, tuple((requirement, _fitting(requirement, tags, python, at)) for requirement in wanted))
+
+
+def check_agrees(plan: Plan, text: str, at: str) -> None:
+    """Compare a plan with the other lock of a package, lines of ``name==version``.
+
+    Raises
+    ------
+    PackageFormatError
+        If one has what the other has not, or another version of it.
+    """
+    _, markers = _judged_by(plan.python)
+    pins = dict(_pins(text, markers))
+    wheels = {requirement.name: Version(requirement.version) for requirement, _ in plan.wheels}
+    for name in sorted({*pins, *wheels}):
+        if pins.get(name) != wheels.get(name):
+            what = f"{name} is locked to {pins.get(name, 'no version')} and to {wheels.get(name, 'no version')}"
+            remedy = "package the model again, which writes both; or remove the one that is wrong"
+            raise PackageFormatError(f"requirements.lock and {FILE_NAME} differ: {what}", at=at, remedy=remedy)
 
 
 def lacks(lock: Lock, at: str) -> Callable[[Python], str]:
@@ -166,12 +204,15 @@ class Wheels:
 
         try:
             if wheel.url:
-                _download(wheel.url, target, lambda done: self.progress(f"{wheel.name}: {done}"))
+                _download(wheel, target, lambda done: self.progress(f"{wheel.name}: {done}"))
                 return
         except HTTPError as error:
             error.close()
             if error.code not in _NEEDS_LOGIN:
                 raise self._unreachable(wheel, error) from error
+        except _TooMuchError as error:
+            what = f"{wheel.name} was not fetched: {shown(urlsplit(wheel.url).hostname)} sends {error}"
+            raise EnvironmentBuildError("network", what, self.at, "ask where the lock comes from") from error
         except (URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
             raise self._unreachable(wheel, error) from error
         self._ask_pip(wheel, requirement, python, target)  # It knows indexes and passwords.
@@ -187,17 +228,14 @@ class Wheels:
         asked = work / "requirements.txt"
         asked.write_text(f"{requirement.name}=={requirement.version} --hash=sha256:{wheel.sha256}\n", "utf-8")
         command = [
-            *(str(python.executable), "-m", "pip", "download", "--quiet", "--no-input"),
+            *(str(python.executable), "-c", _PIP, "download", "--quiet", "--no-input"),
             *("--no-deps", "--require-hashes", "--only-binary", ":all:", "--dest", str(work), "-r", str(asked)),
         ]
         try:
             ran = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603 - no shell, and the names were parsed
             found = next(iter(sorted(work.glob("*.whl"))), None)
             if found is None:
-                said = (ran.stderr.strip().splitlines() or ["nothing"])[-1]
-                what = f"pip finds no {wheel.name} with the hash of the lock; it says {shown(said)}"
-                remedy = f"configure pip for the index that has it; or {_REMEDY_OFFLINE}"
-                raise EnvironmentBuildError("network", what, self.at, remedy)
+                raise _not_found(wheel, ran.stderr, self.at)
             found.replace(target)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -222,11 +260,23 @@ def _judged_by(python: Python) -> tuple[dict[str, int], dict[str, str]]:
     return _judged[python.executable]
 
 
+def _pins(text: str, markers: Mapping[str, str]) -> Iterator[tuple[str, Version]]:
+    """Read the lines of a lock that pin a version here; whether the others are in order is for who installs by it."""
+    from packaging.requirements import InvalidRequirement
+    from packaging.requirements import Requirement as Line
+
+    for line in text.replace("\\\n", " ").splitlines():
+        stated = re.split(r"\s(?:#|--)|^(?:#|--)", line, maxsplit=1)[0].strip()
+        with contextlib.suppress(InvalidRequirement, InvalidVersion):
+            pin = Line(stated)
+            exact = [one.version for one in pin.specifier if one.operator == "=="]
+            if exact and (pin.marker is None or pin.marker.evaluate({"extra": "", **markers})):
+                yield canonicalize_name(pin.name), Version(exact[0])
+
+
 def _fitting(requirement: Requirement, tags: Mapping[str, int], python: Python, at: str) -> Wheel:
     if not requirement.wheels:
-        others = ", ".join(requirement.others) or "nothing"
-        what = f"{requirement.name} {requirement.version} has no wheel in the lock but {others}, whose code would run"
-        raise EnvironmentBuildError("sdist", what, at, "lock a release that has wheels")
+        raise _unbuilt(requirement, at)
     wheel = requirement.wheel_for(tags)
     if wheel is None:
         there = shown(", ".join(wheel.name for wheel in requirement.wheels))
@@ -235,6 +285,31 @@ def _fitting(requirement: Requirement, tags: Mapping[str, int], python: Python, 
             "wheel", what, at, "lock it for this Python and machine too, or name another Python"
         )
     return wheel
+
+
+def _unbuilt(requirement: Requirement, at: str) -> EnvironmentBuildError:
+    """Word that a requirement has no wheel, and what the lock has in its place."""
+    named = f"{requirement.name} {requirement.version}".rstrip()
+    there = " and ".join(_OTHERS[kind] for kind in requirement.others)
+    what = f"{named} has no wheel in the lock" + (f" but {there}: to build it would run its code" if there else "")
+    remedy = "lock a release that has wheels"
+    if set(requirement.others) - {"sdist"}:
+        remedy = "build a wheel of it, put that into 0/wheels of the package, and lock the wheel by its name and hash"
+    return EnvironmentBuildError("sdist", what, at, remedy)
+
+
+def _not_found(wheel: Wheel, said: str, at: str) -> EnvironmentBuildError:
+    """Word why pip gave no wheel: the index has others than the lock, or pip's own last line."""
+    others = sorted(set(re.findall(r"Got\s+([0-9a-f]{64})", said)) - {wheel.sha256})
+    if others:
+        what = f"{wheel.name}: the lock says sha256 {wheel.sha256}, the index of pip has {' and '.join(others)}"
+        remedy = (
+            "lock it again, if you trust that index; a wheel of another index has another hash: configure pip for it"
+        )
+        return EnvironmentBuildError("hash", what, at, remedy)
+    last = (said.strip().splitlines() or ["nothing"])[-1]
+    what = f"pip finds no {wheel.name} with the hash of the lock; it says {shown(last)}"
+    return EnvironmentBuildError("network", what, at, f"configure pip for the index that has it; or {_REMEDY_OFFLINE}")
 
 
 def _digest(path: Path) -> str:
@@ -262,18 +337,35 @@ def _arriving(wheel: Wheel, work: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _download(url: str, target: Path, tell: Progress) -> None:
+class _TooMuchError(Exception):
+    """A server sends more than a wheel may have."""
+
+
+def _download(wheel: Wheel, target: Path, tell: Progress) -> None:
     from urllib.request import Request, urlopen
 
-    if urlsplit(url).scheme not in ("https", "http", "file"):
-        raise ValueError(f"wheels are not fetched from {shown(url)}")
-    asked = Request(url, headers={"User-Agent": "neuropod"})  # noqa: S310 - the scheme is one of three
+    if urlsplit(wheel.url).scheme not in ("https", "http"):
+        raise ValueError(f"wheels are not fetched from {shown(wheel.url)}")
+    asked = Request(wheel.url, headers={"User-Agent": "neuropod"})  # noqa: S310 - the scheme is one of two
     with urlopen(asked, timeout=_TIMEOUT_S) as answer, target.open("wb") as file:  # noqa: S310 - as above
         expected, done = int(answer.headers.get("Content-Length") or 0), 0
+        _check_bound(wheel, expected)
         for chunk in _chunks(answer):
+            _check_bound(wheel, done + len(chunk))
             file.write(chunk)
             if done // _TOLD_BYTES != (done + len(chunk)) // _TOLD_BYTES:
-                tell(f"{(done + len(chunk)) / _MEGABYTE:.0f} of {expected / _MEGABYTE:.0f} MB")
+                tell(_so_far(done + len(chunk), expected or wheel.bytes))
             done += len(chunk)
     if expected and done != expected:
         raise ConnectionError(f"the connection ended after {done} of {expected} bytes")
+
+
+def _check_bound(wheel: Wheel, got: int) -> None:
+    bound = wheel.bytes or _MOST_BYTES
+    if got > bound:
+        said = "the lock says" if wheel.bytes else "are taken where the lock says no size"
+        raise _TooMuchError(f"more than the {bound} bytes that {said}")
+
+
+def _so_far(done: int, expected: int | None) -> str:
+    return f"{done / _MEGABYTE:.0f} MB" + (f" of {expected / _MEGABYTE:.0f} MB" if expected else "")

@@ -126,7 +126,6 @@ def _pins(entries: list[dict[str, Any]], at: str) -> dict[str, Requirement]:
     pins: dict[str, Requirement] = {}
     for number, entry in enumerate(entries):
         pin = _pin(entry, f"{at}: packages[{number}]")
-        _check_sources(entry, f"{at}: packages[{number}]")
         if not _holds_here(entry.get("marker"), f"{at}: packages[{number}]"):
             continue
         name = canonicalize_name(pin.name)
@@ -136,9 +135,13 @@ def _pins(entries: list[dict[str, Any]], at: str) -> dict[str, Requirement]:
 
 
 def _pin(entry: Mapping[str, Any], at: str) -> Requirement:
-    name, version = _text(entry, "name", at), _text(entry, "version", at)
+    name = _text(entry, "name", at)
     if not _NAME.fullmatch(name):
         raise PackageFormatError(f"{shown(name)} is no name of a distribution", at=at)
+    _check_sources(entry, at)
+    if "version" not in entry:  # The format lets sources be without one; what comes from an index has it.
+        raise PackageFormatError(f"{shown(name)} has no version", at=at, remedy="write one, or lock it again")
+    version = _text(entry, "version", at)
     try:
         return Requirement(f"{name}=={Version(version)}")
     except InvalidVersion as error:

@@ -22,6 +22,7 @@ from neuropod_core.variants import Variant
 
 FROM_PACKAGE = "package"
 _START_TIMEOUT_S = 60.0
+_SHOWN_LINES = 3
 
 
 class ForeignBackend(Backend):
@@ -67,7 +68,8 @@ def home_for(environment: str | Path, package: Package, distribution: str | None
     else:
         python, keep = python_of(environment), None
     plugin = distribution or _plugin_here(package.config.platform)
-    lent = lent_to(python, plugin, core_in_any_case=caged)  # It closes the cage before the environment runs anything.
+    of_lock = environment == FROM_PACKAGE
+    lent = lent_to(python, plugin, core_in_any_case=caged, of_lock=of_lock)  # It closes the cage before all else there.
     return Home(
         python=str(python.executable),
         lent=tuple(map(str, lent.paths)),
@@ -91,25 +93,39 @@ def foreign_backend(home: Home, platform: str, distribution: str | None) -> Fore
 
 @lru_cache(maxsize=64)
 def _described(home: Home, platform: str, distribution: str | None) -> dict[str, Any]:
-    process = Process(f"neuropod of {home.python}", home, {}, {}, Doorbell())
+    process, broke = Process(f"neuropod of {home.python}", home, {}, {}, Doorbell()), None
     try:
-        until = time.monotonic() + _START_TIMEOUT_S
-        hello = process.expect("hello", until)
-        if hello is not None and "hello" in hello:
-            _frames.check_version(hello["hello"])
-        _frames.send(process.link, {"describe": True, "platform": platform, "distribution": distribution})
-        answer = process.expect("described", until)
+        answer = _asked(process, platform, distribution)
     except OSError as error:
-        raise WorkerStartError(f"{home.python} cannot be asked for its plugins: {error}") from error
+        answer, broke = None, error
     finally:
         process.end(1.0)
     if answer is None:
-        wrote = " | ".join(process.last_lines[-3:])
-        what = f"{home.python} cannot be asked for its plugins; it wrote: {wrote}"
-        raise WorkerStartError(what, remedy="install neuropod-core and the plugin there, in a version that has workers")
+        raise _silent(home, process.last_lines, broke) from broke
     if "error" in answer:
         raise error_from(answer["error"])
     return answer
+
+
+def _asked(process: Process, platform: str, distribution: str | None) -> dict[str, Any] | None:
+    """Ask what a backend is; None where the process ends, or says nothing for too long."""
+    until = time.monotonic() + _START_TIMEOUT_S
+    hello = process.expect("hello", until)
+    if hello is not None and "hello" in hello:
+        _frames.check_version(hello["hello"])
+    _frames.send(process.link, {"describe": True, "platform": platform, "distribution": distribution})
+    return process.expect("described", until)
+
+
+def _silent(home: Home, lines: tuple[str, ...], broke: OSError | None) -> WorkerStartError:
+    """Word that an environment gave no answer, by what its Python wrote last."""
+    wrote = " | ".join(lines[-_SHOWN_LINES:]) or (f"nothing ({broke})" if broke is not None else "nothing")
+    what = f"{home.python} cannot be asked for its plugins; it wrote: {wrote}"
+    remedy = (
+        "mend what it names: a module there that is broken, or that hides one of Python's own;"
+        " or install neuropod-core and the plugin there, in a version that has workers"
+    )
+    return WorkerStartError(what, remedy=remedy)
 
 
 def _plugin_here(platform: str) -> str:
