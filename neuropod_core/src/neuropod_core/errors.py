@@ -423,8 +423,9 @@ class WorkerProtocolError(InferenceError):
 class WorkerDiedError(InferenceError):
     """The process that ran a model ended while it was needed.
 
-    `how` says how it ended (``signal 9 (SIGKILL)``, ``exit code 3``), `last_lines` what it wrote last to its standard
-    error.
+    `how` says how it ended: ``signal 9 (SIGKILL)``, ``exit code 3``; after a colon, why this process ended it
+    (``signal 9 (SIGKILL): it hung up``); ``unknown, since ...`` where the system told somebody else, or nobody.
+    `last_lines` is what it wrote last to its standard error.
     """
 
     def __init__(self, worker: str, how: str, last_lines: tuple[str, ...] = (), remedy: str = "") -> None:
@@ -433,7 +434,8 @@ class WorkerDiedError(InferenceError):
 
     def __str__(self) -> str:
         wrote = f"; it wrote: {' | '.join(self.last_lines)}" if self.last_lines else ""
-        return sentence(f"the worker of {self.worker!r} ended by {self.how}{wrote}", remedy=self.remedy)
+        ending = f"ended; how is {self.how}" if self.how.startswith("unknown") else f"ended by {self.how}"
+        return sentence(f"the worker of {self.worker!r} {ending}{wrote}", remedy=self.remedy)
 
 
 class WorkerStartError(BackendError):

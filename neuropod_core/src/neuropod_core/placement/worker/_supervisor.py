@@ -28,6 +28,8 @@ from neuropod_core.placement.worker._travel import error_from
 
 GRACE_S = 5.0
 _LAST_BREATH_S = 2.0
+_HUNG_UP_S = 1.0
+"""How long the end of a process may take after that of its socket."""
 _FIRST_BACK_OFF_S = 0.05
 _LONGEST_BACK_OFF_S = 10.0
 _HEALTHY_S = 30.0
@@ -235,7 +237,8 @@ class Supervisor:
         process.kill()
         how = process.how_it_ended()
         process.drain()
-        return WorkerStartError(f"the worker ended by {how} {when}{_wrote(process)}", at=self._recipe.name)
+        ending = f"ended {when}; how is {how}" if how.startswith("unknown") else f"ended by {how} {when}"
+        return WorkerStartError(f"the worker {ending}{_wrote(process)}", at=self._recipe.name)
 
     def _watched(self, connection: Connection) -> NeuropodError:
         """Watch a worker until it ends, is to end, or says what no worker says."""
@@ -264,7 +267,7 @@ class Supervisor:
         return _LIMITS_LOOK_S if self._limits.replaces else None
 
     def _end_of(self, process: Process, connection: Connection) -> WorkerDiedError:
-        if not process.ended:
+        if not process.await_end(_HUNG_UP_S):  # Of one that dies, the socket ends before it does.
             process.kill("it hung up")
         how = process.how_it_ended()
         process.drain()

@@ -1,0 +1,75 @@
+"""How a worker ended is said as it was, or said to be unknown; what could not be started leaves nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+from worker_lab import Load, said
+
+from neuropod_core import WorkerDiedError, WorkerStartError
+from neuropod_core.placement.worker._bells import Doorbell
+from neuropod_core.placement.worker._process import Process
+from neuropod_core.placement.worker._recipe import Home
+
+
+@pytest.fixture
+def ignores_children() -> Iterator[None]:
+    """Have this process ignore SIGCHLD, so that the kernel tells nobody how a child ended."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+def ended(load: Load, command: str) -> WorkerDiedError:
+    with pytest.raises(WorkerDiedError) as caught:
+        load().infer(said(command))
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [("kill:9", "signal 9 (SIGKILL)"), ("segfault", "signal 11 (SIGSEGV)"), ("exit:0", "exit code 0")],
+)
+def test_how_a_worker_ended_is_said_in_the_same_words_whatever_is_seen_first(
+    load: Load, command: str, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the socket is seen before that of the process: certain here, where nobody sees that until waited."""
+    model = load()
+    monkeypatch.setattr(Process, "ended", property(lambda self: self._popen.returncode is not None))
+
+    with pytest.raises(WorkerDiedError) as caught:
+        model.infer(said(command))
+
+    error = caught.value
+    assert error.how == how
+    assert ("may have run out of memory" in error.remedy) == (command == "kill:9")
+
+
+@pytest.mark.usefixtures("ignores_children")
+@pytest.mark.parametrize("command", ["kill:9", "segfault", "exit:3"])
+def test_how_is_unknown_where_sigchld_is_ignored(load: Load, command: str) -> None:
+    error = ended(load, command)
+
+    assert error.how == "unknown, since this process ignores SIGCHLD"
+    assert "the worker of 'lab' ended; how is unknown, since this process ignores SIGCHLD" in str(error)
+
+
+@pytest.mark.usefixtures("ignores_children")
+def test_a_start_that_failed_is_of_unknown_cause_where_sigchld_is_ignored(load: Load) -> None:
+    with pytest.raises(WorkerStartError, match="ended before it was ready; how is unknown, since .*; it wrote: no luck"):
+        load(config={"fault": "exit"})
+
+
+def test_how_is_unknown_where_somebody_else_waited(load: Load) -> None:
+    process = Process("lab", Home(), {}, {}, Doorbell())
+    try:
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitpid(process.pid, 0)
+
+        assert process.await_end(10)
+        assert process.how_it_ended() == "unknown, since something else in this process waited for it"
+    finally:
+        process.end(0)
