@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import worker_lab
 from worker_lab import Load, said
 
 from neuropod_core import WorkerDiedError, WorkerStartError
@@ -73,3 +77,52 @@ def test_how_is_unknown_where_somebody_else_waited(load: Load) -> None:
         assert process.how_it_ended() == "unknown, since something else in this process waited for it"
     finally:
         process.end(0)
+
+
+AT_THE_LIMIT = """
+import gc, os, resource, sys, time
+import worker_lab
+from neuropod_core import Worker, WorkerStartError, load_neuropod, plugins
+
+def count():
+    return len(os.listdir("/proc/self/fd"))
+
+def main():
+    plugins.register(worker_lab, "lab")
+    path, transport, numbers = sys.argv[1], sys.argv[2], map(int, sys.argv[3:])
+    load_neuropod(path, placement=Worker(transport=transport)).close()
+    gc.collect()
+    before, most = count(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    for number in numbers:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, most[1]))
+        said, started = "loaded", time.monotonic()
+        try:
+            load_neuropod(path, placement=Worker(transport=transport, replicas=2)).close()
+        except WorkerStartError as error:
+            said = str(error)
+        took = time.monotonic() - started
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        gc.collect()
+        assert count() <= before, (number, count(), before, said)
+        assert took < 10, (number, took, said)
+        assert said == "loaded" or ("ulimit -n" in said and "too many open files" in said.lower()), (number, said)
+        print(number, said)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="descriptors are counted in /proc")
+def test_a_start_at_the_limit_of_open_files_says_so_at_once_and_leaves_nothing(
+    package: Callable[..., Path], transport: str, tmp_path: Path
+) -> None:
+    program = tmp_path / "limit.py"
+    program.write_text(AT_THE_LIMIT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(worker_lab.__file__).parent)}
+    numbers = map(str, (12, 14, 16, 18, 20, 22, 25, 28, 30, 34, 38, 40, 44, 50, 60))
+    command = [sys.executable, program, package(), transport, *numbers]
+    ran = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=200)
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "12 too many open files" in ran.stdout

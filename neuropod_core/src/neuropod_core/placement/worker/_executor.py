@@ -65,15 +65,17 @@ class WorkerExecutor(Executor):
         self._changed = threading.Condition()
         self._refusal: NeuropodError | None = None
         self._failed, self._counting = 0, threading.Lock()
-        self._supervisors = [Supervisor(recipe, limits, transport, self._changed) for recipe in recipes]
-        self._only: Any = self._supervisors[0] if len(recipes) == 1 else _Several
+        self._supervisors: list[Supervisor] = []
         self._ender = weakref.finalize(self, _end, self._supervisors, transport, os.getpid())
         _everyone.add(self)
         try:
+            for recipe in recipes:  # One by one: those that are there are ended if the next one cannot be.
+                self._supervisors.append(Supervisor(recipe, limits, transport, self._changed))
             self._wait_for_all()
         except BaseException:
             self._ender()
             raise
+        self._only: Any = self._supervisors[0] if len(recipes) == 1 else _Several
         self.stateful = any(supervisor.ready["stateful"] for supervisor in self._supervisors)
         if self.stateful and len(recipes) > 1:
             self._ender()

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from neuropod_core.backend import Backend, Executor, LoadOptions
-from neuropod_core.errors import OptionError, PackageIntegrityError, SandboxError
+from neuropod_core.errors import OptionError, PackageIntegrityError, SandboxError, SharedMemoryError
 from neuropod_core.package import Package
 from neuropod_core.placement._base import Placement
 from neuropod_core.placement.worker._executor import WorkerExecutor
+from neuropod_core.placement.worker._open_files import is_at_limit, limit_error
 from neuropod_core.placement.worker._recipe import Home, Recipe, model_facts, order_for
 from neuropod_core.placement.worker._settings import check_settings
 from neuropod_core.placement.worker._supervisor import Limits
@@ -123,8 +124,13 @@ class Worker(Placement):
         limits = Limits(
             self.start_timeout_s, self.restarts, self.restart_after_calls, self.restart_above_bytes, self.slots
         )
-        transport = new_transport(self.transport, self.shared_memory_bytes)
-        return WorkerExecutor(recipes, limits, transport, kills_late=self.kills_late)
+        try:
+            transport = new_transport(self.transport, self.shared_memory_bytes)
+            return WorkerExecutor(recipes, limits, transport, kills_late=self.kills_late)
+        except (OSError, SharedMemoryError) as error:
+            if not is_at_limit(error):
+                raise
+            raise limit_error(f"while a worker for {variant.platform!r} was started") from error
 
     def _home_and_order(self, backend: Backend, variant: Variant, options: LoadOptions) -> tuple[Home, dict[str, Any]]:
         package_folder = str(variant.folder.parent)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -26,17 +27,22 @@ class Segment:
     """One piece of shared memory, mapped."""
 
     def __init__(self, number: int, descriptor: int, nbytes: int) -> None:
-        self.number, self.descriptor, self.nbytes = number, descriptor, nbytes
+        self.number, self.nbytes = number, nbytes
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
         self.memory = mmap.mmap(descriptor, nbytes, flags=flags)
         self.bytes: Any = np.frombuffer(self.memory, np.uint8).view(SegmentArray)
         self.address: int = self.bytes.__array_interface__["data"][0]
+        self.descriptor = descriptor  # From here on it is this object's to close.
 
     def close(self) -> None:
         """Forget the descriptor; the memory goes when no array lies in it."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    def __del__(self) -> None:
+        with suppress(OSError, AttributeError):  # It may be half made.
+            self.close()
 
 
 def create_segment(number: int, nbytes: int) -> Segment:
