@@ -125,8 +125,11 @@ def test_code_runs_on_an_older_python_that_has_numpy_alone(
 
 
 def test_an_environment_without_the_framework_is_told_so(package: Path, environment: MakeEnvironment) -> None:
-    with pytest.raises(FrameworkNotFoundError, match="needs onnxruntime"):
-        load_neuropod(package, placement=Worker(environment=environment("3.12", "numpy==2.1.3")))
+    folder = environment("3.12", "numpy==2.1.3")
+    with pytest.raises(FrameworkNotFoundError, match="needs onnxruntime") as caught:
+        load_neuropod(package, placement=Worker(environment=folder))
+
+    assert caught.value.remedy.startswith(f"run: {folder / 'bin' / 'python'} -m pip install ")
 
 
 def test_what_is_installed_meanwhile_is_found(

@@ -104,7 +104,7 @@ def worded(error: BaseException) -> str:
         message = str(error)
     except Exception:  # noqa: BLE001 - foreign code
         message = "its message cannot be read"
-    return f"{type(error).__name__}: {message}"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def sentence(what: str, at: str = "", remedy: str = "") -> str:

@@ -13,7 +13,14 @@ import pytest
 import worker_lab
 from worker_lab import Load, said
 
-from neuropod_core import WorkerDiedError, WorkerStartError
+from neuropod_core import (
+    InferenceError,
+    NeuropodError,
+    OptionError,
+    WorkerDiedError,
+    WorkerStartError,
+    load_neuropod,
+)
 from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._process import Process
 from neuropod_core.placement.worker._recipe import Home
@@ -63,7 +70,7 @@ def test_how_is_unknown_where_sigchld_is_ignored(load: Load, command: str) -> No
 
 @pytest.mark.usefixtures("ignores_children")
 def test_a_start_that_failed_is_of_unknown_cause_where_sigchld_is_ignored(load: Load) -> None:
-    with pytest.raises(WorkerStartError, match="ended before it was ready; how is unknown, since .*; it wrote: no luck"):
+    with pytest.raises(WorkerStartError, match=r"before it was ready; how is unknown, since .*; it wrote: no luck"):
         load(config={"fault": "exit"})
 
 
@@ -121,8 +128,40 @@ def test_a_start_at_the_limit_of_open_files_says_so_at_once_and_leaves_nothing(
     program.write_text(AT_THE_LIMIT)
     environment = {**os.environ, "PYTHONPATH": str(Path(worker_lab.__file__).parent)}
     numbers = map(str, (12, 14, 16, 18, 20, 22, 25, 28, 30, 34, 38, 40, 44, 50, 60))
-    command = [sys.executable, program, package(), transport, *numbers]
+    command = [sys.executable, str(program), str(package()), transport, *numbers]
     ran = subprocess.run(command, env=environment, check=False, capture_output=True, text=True, timeout=200)
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "12 too many open files" in ran.stdout
+
+
+# -- what both ways say alike
+
+
+def test_an_interrupt_of_the_model_says_where(load: Load) -> None:
+    with pytest.raises(InferenceError, match=r"raised KeyboardInterrupt - at worker_lab.py:\d+$"):
+        load().infer(said("raise:silence"))
+
+
+@pytest.mark.parametrize("length", [10**12, 10**18])
+def test_memory_that_no_machine_has_is_refused_both_ways(load: Load, package: Callable[..., Path], length: int) -> None:
+    with load_neuropod(package()) as here:
+        for model in (here, load()):
+            with pytest.raises(MemoryError, match=f"{8 * length} bytes.*; pass a smaller shape") as caught:
+                model.allocate("x", (length,))
+            assert isinstance(caught.value, NeuropodError)
+
+
+def test_a_backend_without_native_tensors_says_so_from_a_worker_too(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load()
+    assert model.infer(said("copy", [1.0]), result="native")["y"].tolist() == [1.0]
+
+    ready = model._executor._supervisors[0].ready  # type: ignore[attr-defined]
+    assert ready["gives_native"] is True
+    monkeypatch.setitem(ready, "gives_native", False)
+    with pytest.raises(OptionError, match="this backend gives no native tensors"):
+        model.infer(said("copy", [1.0]), result="native")
+    monkeypatch.delitem(ready, "gives_native")
+    assert model.infer(said("copy", [1.0]), result="native")["y"].tolist() == [1.0]

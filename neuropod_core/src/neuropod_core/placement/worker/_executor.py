@@ -24,6 +24,7 @@ from neuropod_core.errors import (
     ModelClosedError,
     NeuropodError,
     OptionError,
+    SharedMemoryError,
     WorkerProtocolError,
     WorkerStartError,
 )
@@ -36,6 +37,7 @@ from neuropod_core.placement.worker._connection import (
     Transport,
 )
 from neuropod_core.placement.worker._recipe import Recipe
+from neuropod_core.placement.worker._segments import machine_bytes
 from neuropod_core.placement.worker._stats import stats_of
 from neuropod_core.placement.worker._supervisor import Limits, Supervisor
 from neuropod_core.placement.worker._tasks import has_turn
@@ -118,14 +120,21 @@ class WorkerExecutor(Executor):
                 if not self._runs_again(error, connection, line, inputs):
                     raise self._said(error, connection, line, timeout_s) from error.__cause__
 
+    @property
+    def gives_native(self) -> bool:
+        """Whether the executor in the worker has native tensors; older workers do not say."""
+        return bool(self._supervisors[0].ready.get("gives_native", True))
+
     def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
         """Run the model in a worker; between processes, tensors are NumPy arrays."""
-        return dict(self.infer_within(None, inputs, outputs))
+        return self.infer_native_within(None, inputs, outputs)
 
     def infer_native_within(
         self, timeout_s: float | None, inputs: NativeTensors, outputs: Names = None
     ) -> NativeTensors:
         """Run the model in a worker, and wait no longer than `timeout_s`."""
+        if not self.gives_native:
+            return super().infer_native(inputs, outputs)
         return dict(self.infer_within(timeout_s, inputs, outputs))
 
     def infer_within(self, timeout_s: float | None, inputs: Tensors, outputs: Names = None) -> Tensors:
@@ -155,6 +164,10 @@ class WorkerExecutor(Executor):
         if self._refusal is not None:
             raise _again(self._refusal)
         nbytes = 0 if dtype is DType.STRING else prod(shape) * dtype.itemsize
+        limit, total = self._transport.usage()["limit"], machine_bytes()
+        if nbytes > limit and total and 8 * nbytes > total:  # Another limit would be no remedy.
+            remedy = f"pass a smaller shape: this machine has {total} bytes of memory"
+            raise SharedMemoryError(f"{nbytes} bytes do not fit shared memory of {limit}", remedy=remedy)
         memory = self._transport.allocate(nbytes) if nbytes else None
         if memory is None:
             return super().allocate(shape, dtype)

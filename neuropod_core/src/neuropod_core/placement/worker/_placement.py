@@ -54,11 +54,12 @@ class Worker(Placement):
     kills_late
         Whether a call past its deadline ends the worker that runs it, and so the other calls that run there.
     cpus
-        For each replica in turn, the CPUs that it may use; None for the parent's.
+        For each replica in turn, the CPUs that it may use; None for the parent's. Where there are fewer entries than
+        replicas, they are taken again from the first; more are refused.
     threads
         Threads of each worker's numerical libraries, through the variables that they read; None for the parent's.
     gpus
-        For each replica in turn, what ``CUDA_VISIBLE_DEVICES`` says.
+        For each replica in turn, what ``CUDA_VISIBLE_DEVICES`` says; fewer are taken again, more refused, as of `cpus`.
     nice
         How much is added to the niceness.
     memory_limit_bytes
@@ -206,6 +207,9 @@ def _look_of(path: Path) -> _Look | None:
 def _check_unchanged(folder: Path, before: Mapping[Path, _Look | None]) -> None:
     """See that a worker which is started later opens what was verified at the first load; more may lie there."""
     changed = sorted(str(path.relative_to(folder)) for path, look in before.items() if _look_of(path) != look)
-    if changed:
-        got = f"other files ({', '.join(changed[:3])})"
-        raise PackageIntegrityError(str(folder), "the package that was loaded", got, "load it again")
+    if not changed:
+        return
+    are_gone = not any((folder / name).exists() for name in changed)
+    got = f"{'none of its' if are_gone else 'other'} files ({', '.join(changed[:3])})"
+    remedy = "the files are gone: put them back and load it again" if are_gone else "load it again"
+    raise PackageIntegrityError(str(folder), "the package that was loaded", got, remedy)

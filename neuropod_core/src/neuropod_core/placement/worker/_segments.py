@@ -9,12 +9,14 @@ from __future__ import annotations
 import mmap
 import os
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from neuropod_core.errors import SharedMemoryError
 from neuropod_core.placement.worker._memfd import check_sealed, sealed_file
+from neuropod_core.placement.worker._open_files import REMEDY, is_at_limit
 
 PAGE_BYTES = 4096
 
@@ -61,7 +63,8 @@ def create_segment(number: int, nbytes: int) -> Segment:
         if descriptor >= 0:
             os.close(descriptor)
         what = f"no shared memory of {nbytes} bytes can be had: {error.strerror or error}"
-        raise SharedMemoryError(what, remedy="free memory, or pass smaller tensors") from error
+        remedy = REMEDY if is_at_limit(error) else "free memory, or pass smaller tensors"
+        raise SharedMemoryError(what, remedy=remedy) from error
 
 
 def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
@@ -78,6 +81,14 @@ def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+@cache
+def machine_bytes() -> int:
+    """Give the memory of this machine; 0 where the system does not tell."""
+    with suppress(ValueError, OSError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def rounded(nbytes: int, to: int) -> int:

@@ -18,8 +18,8 @@ from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import Shape, Slot
 from neuropod_core.placement.worker._connection import Connection, Line, Transport, usual_slots
 from neuropod_core.placement.worker._line import SharedMemoryLine
-from neuropod_core.placement.worker._pool import Pool
 from neuropod_core.placement.worker._open_files import is_at_limit
+from neuropod_core.placement.worker._pool import Pool
 from neuropod_core.placement.worker._segments import Segment, create_segment
 from neuropod_core.placement.worker._spin import may_spin, own_threads, running_threads
 
