@@ -270,7 +270,7 @@ class SharedMemoryDesk(Desk):
             trace_failure(self._slot.number, self._call, started, error)
             raise
         spent_us = (time.perf_counter() - started) * 1e6
-        logger.debug("slot %d, call %d: ran in %.1f us, status %d", self._slot.number, self._call, spent_us, status)
+        logger.debug("slot %d, call %d: ran in %.1f us", self._slot.number, self._call, spent_us)
         return status
 
     def _introduced(self, number: int) -> KnownRequest:

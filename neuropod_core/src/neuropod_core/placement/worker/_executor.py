@@ -164,9 +164,8 @@ class WorkerExecutor(Executor):
         if self._refusal is not None:
             raise _again(self._refusal)
         nbytes = 0 if dtype is DType.STRING else prod(shape) * dtype.itemsize
-        limit, total = self._transport.usage()["limit"], machine_bytes()
-        if nbytes > limit and total and 8 * nbytes > total:  # Another limit would be no remedy.
-            remedy = f"pass a smaller shape: this machine has {total} bytes of memory"
+        if 8 * nbytes > (total := machine_bytes()) > 0 and nbytes > (limit := self._transport.usage()["limit"]):
+            remedy = f"pass a smaller shape: this machine has {total} bytes of memory"  # A larger limit would be none.
             raise SharedMemoryError(f"{nbytes} bytes do not fit shared memory of {limit}", remedy=remedy)
         memory = self._transport.allocate(nbytes) if nbytes else None
         if memory is None:
