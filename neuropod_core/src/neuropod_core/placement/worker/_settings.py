@@ -45,10 +45,10 @@ def check_settings(worker: Worker) -> None:
     for name, (fits, what) in _OTHERS.items():
         if not fits(getattr(worker, name)):
             _refuse(worker, name, what)
-    for name in ("cpus", "gpus"):
-        _check_count(name, getattr(worker, name) or (), worker.replicas)
     if worker.cpus is not None:
         _check_cpus(worker.cpus)
+    for name in ("cpus", "gpus"):
+        _check_count(name, getattr(worker, name) or (), worker.replicas)
 
 
 def _check_count(name: str, entries: Sequence[object], replicas: int) -> None:
