@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from neuropod_core import InterpreterError, Package, Trust, WorkerStartError, sandbox
-from neuropod_core.environments import Lent, lent_to, python_of
+from neuropod_core.environments import Lent, _lent, lent_to, python_of
 from neuropod_core.environments._pythons import uv
 from neuropod_core.placement.worker._foreign import foreign_backend, home_for
 
 VERSIONS = Path(os.environ.get("PYENV_ROOT", Path("~/.pyenv").expanduser())) / "versions"
 EVERY_PYTHON = sorted(path for path in VERSIONS.glob("3.1[0-3].*"))
+OLDER = [path for path in EVERY_PYTHON if path.name.startswith("3.10.")]
 PLUGIN = """
 from neuropod_core import Backend, Descriptor, Trust, hookimpl
 neuropod_contract = (1, 0)
@@ -153,6 +154,23 @@ def borrowed_packaging(venv: Path, plugin: str) -> list[str]:
         [venv / "bin" / "python", "-I", "-c", program, *lent.paths], check=True, capture_output=True, text=True
     )
     return ran.stdout.split()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python has no TOML of its own")
+@pytest.mark.skipif(not OLDER, reason="there is no older Python here")
+def test_an_older_python_borrows_what_reads_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    venv = tmp_path / "venv"
+    subprocess.run([OLDER[0] / "bin" / "python", "-m", "venv", "--without-pip", venv], check=True)
+    pretend(venv, "numpy", "2.0.0")
+    monkeypatch.setattr(_lent, "_is_installed", lambda name: name != "tomli")
+
+    (path,) = lent_to(python_of(venv)).paths
+    program = "import sys; sys.path += sys.argv[1:]; import tomli; print(tomli.loads('a = [1, 2.5]'), tomli.__file__)"
+    ran = subprocess.run(
+        [venv / "bin" / "python", "-I", "-c", program, path], check=True, capture_output=True, text=True
+    )
+
+    assert ran.stdout.split() == ["{'a':", "[1,", "2.5]}", str(path / "tomli" / "__init__.py")]
 
 
 def test_environment_that_has_all_borrows_nothing(with_numpy: Path) -> None:

@@ -24,6 +24,7 @@ from neuropod_core import (
     load_neuropod,
     sandbox,
 )
+from neuropod_core.environments import _lent
 from neuropod_core.packagers import create_onnx_neuropod, create_python_neuropod, create_tensorflow_neuropod
 
 uv = pytest.importorskip("uv")
@@ -100,9 +101,35 @@ def test_runtimes_and_pythons_of_several_ages_run_side_by_side(
     assert all(np.array_equal(result, 2 * x) for result in results)
 
 
+def test_code_runs_on_an_older_python_that_has_numpy_alone(
+    environment: MakeEnvironment, tmp_path: Path, models: list[Neuropod], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "code"
+    folder.mkdir()
+    (folder / "twice.py").write_text("import sys\ndef make(_):\n    return lambda x: {'y': x * sys.version_info[1]}\n")
+    path = tmp_path / "code.neuropod"
+    create_python_neuropod(
+        neuropod_path=path,
+        model_name="code",
+        problem=PROBLEM,
+        code_path_spec=[{"python_root": str(folder), "dirs_to_package": ["."]}],
+        entrypoint_package="twice",
+        entrypoint="make",
+    )
+    monkeypatch.setattr(_lent, "_is_installed", lambda name: name not in ("tomli", "typing-extensions"))
+
+    place = Worker(environment=environment("3.10", "numpy==1.26.4"))
+    models.append(load_neuropod(path, placement=place, trust="code"))
+
+    assert models[0].infer({"x": np.ones((1, 4), np.float32)})["y"].tolist() == [[10.0] * 4]
+
+
 def test_an_environment_without_the_framework_is_told_so(package: Path, environment: MakeEnvironment) -> None:
-    with pytest.raises(FrameworkNotFoundError, match="needs onnxruntime"):
-        load_neuropod(package, placement=Worker(environment=environment("3.12", "numpy==2.1.3")))
+    folder = environment("3.12", "numpy==2.1.3")
+    with pytest.raises(FrameworkNotFoundError, match="needs onnxruntime") as caught:
+        load_neuropod(package, placement=Worker(environment=folder))
+
+    assert caught.value.remedy.startswith(f"run: {folder / 'bin' / 'python'} -m pip install ")
 
 
 def test_what_is_installed_meanwhile_is_found(

@@ -28,11 +28,11 @@ def names_of(outputs: object) -> tuple[str, ...]:
 
 def seconds_of(timeout_s: object) -> float | None:
     """Take seconds to wait; None for as long as it takes."""
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float | np.integer | np.floating):
-        raise OptionError(f"timeout_s is a number of seconds, not {shown(timeout_s)}", at="timeout_s")
-    if isnan(timeout_s):
-        raise OptionError("timeout_s is a number of seconds, not NaN", at="timeout_s")
-    return None if timeout_s > _LONGEST_TIMEOUT_S else float(timeout_s)
+    is_number = isinstance(timeout_s, int | float | np.integer | np.floating) and not isinstance(timeout_s, bool)
+    if not is_number or isnan(timeout_s) or timeout_s <= 0:  # type: ignore[arg-type, operator]  # a number
+        what = f"timeout_s is a number of seconds above 0, not {shown(timeout_s)}"
+        raise OptionError(what, at="timeout_s", remedy="leave it out to wait as long as it takes")
+    return None if timeout_s > _LONGEST_TIMEOUT_S else float(timeout_s)  # type: ignore[arg-type, operator]  # as before
 
 
 def lengths_for(spec: TensorSpec, shape: object) -> tuple[int, ...]:

@@ -104,7 +104,7 @@ def worded(error: BaseException) -> str:
         message = str(error)
     except Exception:  # noqa: BLE001 - foreign code
         message = "its message cannot be read"
-    return f"{type(error).__name__}: {message}"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def sentence(what: str, at: str = "", remedy: str = "") -> str:
@@ -424,8 +424,9 @@ class WorkerProtocolError(InferenceError):
 class WorkerDiedError(InferenceError):
     """The process that ran a model ended while it was needed.
 
-    `how` says how it ended (``signal 9 (SIGKILL)``, ``exit code 3``), `last_lines` what it wrote last to its standard
-    error.
+    `how` says how it ended: ``signal 9 (SIGKILL)``, ``exit code 3``; after a colon, why this process ended it
+    (``signal 9 (SIGKILL): it hung up``); ``unknown, since ...`` where the system told somebody else, or nobody.
+    `last_lines` is what it wrote last to its standard error.
     """
 
     def __init__(self, worker: str, how: str, last_lines: tuple[str, ...] = (), remedy: str = "") -> None:
@@ -434,7 +435,8 @@ class WorkerDiedError(InferenceError):
 
     def __str__(self) -> str:
         wrote = f"; it wrote: {' | '.join(self.last_lines)}" if self.last_lines else ""
-        return sentence(f"the worker of {self.worker!r} ended by {self.how}{wrote}", remedy=self.remedy)
+        ending = f"ended; how is {self.how}" if self.how.startswith("unknown") else f"ended by {self.how}"
+        return sentence(f"the worker of {self.worker!r} {ending}{wrote}", remedy=self.remedy)
 
 
 class WorkerStartError(BackendError):

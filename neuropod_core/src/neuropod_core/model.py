@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from neuropod_core import plugins
@@ -28,6 +29,7 @@ from neuropod_core.errors import (
     ModelClosedError,
     NeuropodError,
     OptionError,
+    OutOfDeviceMemoryError,
     PackageError,
     TensorMismatchError,
     shown,
@@ -161,7 +163,7 @@ class Neuropod:
             If tensors find no room on their way to a worker, or back, within ten seconds.
         OptionError
             If `result` is neither of the two, or the backend gives no native tensors; if `timeout_s` is no number of
-            seconds.
+            seconds above 0.
         """
         try:
             if timeout_s is not None:
@@ -223,12 +225,21 @@ class Neuropod:
             If there is no such input, or it cannot have such a shape.
         SharedMemoryError
             If there is no room.
+        OutOfDeviceMemoryError
+            If this process has no such memory.
         """
         spec = next((spec for spec in self.inputs if spec.name == name), None)
         if spec is None:
             there = ", ".join(spec.name for spec in self.inputs) or "none"
             raise TensorMismatchError(f"inputs.{name}", f"one of the inputs ({there})", shown(name))
-        return self._executor.allocate(lengths_for(spec, shape), spec.dtype)
+        lengths = lengths_for(spec, shape)
+        try:
+            return self._executor.allocate(lengths, spec.dtype)
+        except (MemoryError, ValueError) as error:  # NumPy says the latter of sizes that no address reaches.
+            if isinstance(error, NeuropodError):
+                raise
+            what = f"there is no memory for {prod(lengths) * spec.dtype.itemsize} bytes"
+            raise OutOfDeviceMemoryError(what, at=f"inputs.{name}", remedy="pass a smaller shape") from error
 
     def stats(self) -> Mapping[str, object]:
         """Count what has happened so far: calls, who waits, times, restarts, memory; nothing in process.

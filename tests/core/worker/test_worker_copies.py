@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import worker_copy
 
-from neuropod_core import InferenceError, Neuropod, Problem, load_neuropod, plugins
+from neuropod_core import InferenceError, Neuropod, OptionError, Problem, load_neuropod, plugins
 from neuropod_core.testing import fake_package
 
 COUNT = 40_000
@@ -47,6 +47,11 @@ def test_every_answer_is_that_of_its_call(kept: int, model: Neuropod) -> None:
         assert all(np.array_equal(got, expected) for got, expected in held)
         y[-1] = x[-1]  # It is the caller's.
     assert not any(np.shares_memory(a, b) for n, (a, _) in enumerate(held) for b, _ in held[:n])
+
+
+def test_a_backend_without_native_tensors_says_so_from_a_worker(model: Neuropod) -> None:
+    with pytest.raises(OptionError, match="this backend gives no native tensors - at result='native'"):
+        model.infer({"x": _given(1, 1)}, result="native")
 
 
 def test_slices_of_answers_keep_their_memory(model: Neuropod) -> None:

@@ -218,11 +218,16 @@ def test_debug_logging_follows_one_call(load: Load, caplog: pytest.LogCaptureFix
     with caplog.at_level(logging.DEBUG, "neuropod.worker"):
         model = load()
         model.infer(said("copy", [1.0]))
+        with pytest.raises(InferenceError):
+            model.infer(said("raise:silence"))
+        model.infer(said("copy", [1.0]))
         until = time.monotonic() + 10
-        while "ran in" not in caplog.text and time.monotonic() < until:
+        while caplog.text.count("ran in") < 2 and time.monotonic() < until:
             time.sleep(0.01)
 
     assert "slot 0, call 1: ran in" in caplog.text
+    assert "slot 0, call 2: raised KeyboardInterrupt after" in caplog.text
+    assert "slot 0, call 3: ran in" in caplog.text
 
 
 def test_settings_reach_the_process(load: Load) -> None:
@@ -242,6 +247,11 @@ def test_a_memory_limit_makes_allocations_fail(load: Load) -> None:
         model.infer(said("grow:2000"))
 
     assert model.infer(said("copy", [1.0]), timeout_s=30)["y"].tolist() == [1.0]
+
+
+def test_a_memory_limit_that_no_worker_can_start_with_is_named(load: Load) -> None:
+    with pytest.raises(WorkerStartError, match=r"pass a larger Worker\(memory_limit_bytes=...\), or leave it out"):
+        load(memory_limit_bytes=1000)
 
 
 def test_replicas_share_the_work(load: Load) -> None:

@@ -115,6 +115,15 @@ def test_no_worker_is_started_on_other_files_than_those_that_were_loaded(package
             model.infer(said("copy", [1.0]), timeout_s=20)
 
 
+def test_a_package_that_is_gone_is_said_to_be(package: MakePackage) -> None:
+    path = package()
+    with load_neuropod(path, placement="worker") as model:
+        path.rename(path.with_name("elsewhere"))
+        os.kill(_pid(model), signal.SIGKILL)
+        with pytest.raises(PackageIntegrityError, match=r"got none of its files .* the files are gone"):
+            model.infer(said("copy", [1.0]), timeout_s=20)
+
+
 # -- settings and starts
 
 
@@ -131,12 +140,20 @@ def test_no_worker_is_started_on_other_files_than_those_that_were_loaded(package
         {"cpus": []},
         {"cpus": [[]]},
         {"cpus": [["0"]]},
+        {"cpus": [[0], [0]]},
+        {"gpus": [0, 1, 2], "replicas": 2},
     ],
     ids=str,
 )
 def test_settings_that_cannot_be_are_refused_at_once(settings: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=rf"Worker\({next(iter(settings))}=\.\.\.\)"):
         Worker(**settings)
+
+
+@pytest.mark.parametrize("variables", [{"A=B": "x"}, {"A": "a\0b"}, {"": "x"}], ids=str)
+def test_variables_that_cannot_be_are_refused_with_the_reason(variables: dict[str, str]) -> None:
+    with pytest.raises(OptionError, match="no name empty or with '=', none of them with a NUL"):
+        Worker(variables=variables)
 
 
 def test_a_worker_may_take_for_ever_to_start(load: Load) -> None:
@@ -178,12 +195,17 @@ def test_an_interrupt_while_a_worker_loads_ends_it_at_once(package: MakePackage,
 # -- times
 
 
-@pytest.mark.parametrize("timeout_s", [math.nan, "1", True, [1]], ids=str)
-def test_a_time_that_is_none_is_refused(load: Load, timeout_s: Any) -> None:
+@pytest.mark.parametrize("timeout_s", [math.nan, "1", True, [1], 0, -0.5, np.float32(-1), -math.inf], ids=str)
+def test_a_time_that_is_none_is_refused(load: Load, package: MakePackage, timeout_s: Any) -> None:
     model = load()
     with pytest.raises(OptionError, match="timeout_s is a number of seconds"):
         model.infer(said("copy", [1.0]), timeout_s=timeout_s)
-    with pytest.raises(OptionError, match="timeout_s is a number of seconds"):
+    with (
+        load_neuropod(package()) as here,
+        pytest.raises(OptionError, match="timeout_s is a number of seconds above 0"),
+    ):
+        here.infer(said("copy", [1.0]), timeout_s=timeout_s)
+    with pytest.raises(OptionError, match="timeout_s is a number of seconds above 0"):
         asyncio.run(model.infer_async(said("copy", [1.0]), timeout_s=timeout_s))
 
 

@@ -74,12 +74,12 @@ def lent_to(python: Python, plugin: str = "", *, core_in_any_case: bool = False,
         lent += [name for name in _SMALL if not python.has(name) and _is_installed(name)]
     if core_in_any_case and CORE not in lent:
         lent.append(CORE)
-    return linked(*lent) if lent else Lent()
+    return linked(*lent, **_toml_for(python, lent)) if lent else Lent()
 
 
-def linked(*distributions: str) -> Lent:
-    """Make a folder of links to the packages and metadata of distributions that are installed here."""
-    links = {link.name: link for name in distributions for link in _places(metadata.distribution(name))}
+def linked(*distributions: str, **more: Path) -> Lent:
+    """Make a folder of links to the packages and metadata of distributions that are installed here, and to `more`."""
+    links = {link.name: link for name in distributions for link in _places(metadata.distribution(name))} | more
     lent = Lent(distributions=distributions, targets=tuple(links.values()))
     named = "\0".join(f"{name}\0{target}" for name, target in sorted(links.items()))
     folder = default_root().absolute() / "v1" / "lent" / sha256(named.encode()).hexdigest()[:32]
@@ -102,6 +102,15 @@ def _is_installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
+
+
+def _toml_for(python: Python, lent: list[str]) -> dict[str, Path]:
+    """Lend a Python without ``tomllib`` this one's, by the name that the same code has for it there."""
+    is_old = tuple(map(int, python.version.split(".")[:2])) < (3, 11)
+    spec = find_spec("tomllib") if is_old and "tomli" not in lent and not python.has("tomli") else None
+    if spec is None or spec.origin is None:
+        return {}
+    return {"tomli": Path(spec.origin).parent}
 
 
 def _check_admits(python: Python, lent: list[str], *, of_lock: bool) -> None:

@@ -56,6 +56,13 @@ class Serial(Executor):
         return self._executor
 
 
+def gives_native(executor: Executor) -> bool:
+    """Whether an executor has an `infer_native` of its own, or says that of the one in another process."""
+    executor = getattr(executor, "_executor", executor) if isinstance(executor, Serial) else executor
+    told = getattr(executor, "gives_native", None)
+    return type(executor).infer_native is not Executor.infer_native if told is None else bool(told)
+
+
 def _loaded(backend: Backend, variant: Variant, options: LoadOptions) -> Executor:
     where = f"{variant.platform} model {variant.name!r}"
     try:

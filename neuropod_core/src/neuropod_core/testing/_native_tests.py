@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from neuropod_core.backend import Array, Backend, Executor, NativeTensors, Tensors
+from neuropod_core.backend import Array, Backend, NativeTensors, Tensors
 from neuropod_core.dtypes import DType
 from neuropod_core.errors import ModelClosedError, OptionError, TensorMismatchError
 from neuropod_core.model import Neuropod
+from neuropod_core.placement import _in_process
 from neuropod_core.tensors import as_array
 from neuropod_core.testing._arrays import aligned, assert_identical, copies, numbers, scribble
 from neuropod_core.testing._models import StandardModel
@@ -134,9 +135,7 @@ class NativeTests(Suite):
 
 def gives_native(model: Neuropod) -> bool:
     """Tell whether the executor of a model has an `infer_native` of its own."""
-    executor = model._executor  # noqa: SLF001 - the suite is of the core
-    executor = getattr(executor, "_executor", executor)  # What lets one call at a time through has one, and hands on.
-    return type(executor).infer_native is not Executor.infer_native
+    return _in_process.gives_native(model._executor)  # noqa: SLF001 - the suite is of the core
 
 
 def assert_described(results: NativeTensors, model: Neuropod) -> None:

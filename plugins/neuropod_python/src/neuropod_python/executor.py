@@ -109,7 +109,8 @@ class PythonExecutor(Executor):
 def failure(error: BaseException, code: Path) -> InferenceError:
     """Translate what the code of a package raised in a call."""
     kind = type(error).__name__
-    what = f"the model raised {kind}: {message_of(error)}"[:_LONGEST_MESSAGE].replace("\n", " ")
+    message = message_of(error)
+    what = f"the model raised {kind}{': ' * bool(message)}{message}"[:_LONGEST_MESSAGE].replace("\n", " ")
     at = place_of(error.__traceback__, code)
     if kind == "OutOfMemoryError":  # Torch's, without importing it.
         return OutOfDeviceMemoryError(what, at)

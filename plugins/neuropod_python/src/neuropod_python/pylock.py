@@ -22,11 +22,6 @@ from packaging.version import InvalidVersion, Version
 
 from neuropod_core.errors import PackageFormatError, PackageLimitError, shown
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 __all__ = ["Lock", "parse_pylock", "read_bounded"]
 
 _MOST_BYTES = 4 << 20
@@ -111,6 +106,10 @@ def _toml(text: str, at: str) -> dict[str, Any]:
         dots = _STRING.sub("", line).count(".")
         if dots > _MOST_DOTS:
             raise PackageLimitError("dots in a line of a lock", _MOST_DOTS, dots, at=f"{at}:{number}")
+    if sys.version_info >= (3, 11):  # Here, since most models have no such lock, and old environments no such library.
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         return tomllib.loads(text)
     except RecursionError:

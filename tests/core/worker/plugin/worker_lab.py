@@ -69,6 +69,9 @@ class Lab(Executor):
             given |= {f"y{number}": np.zeros(1) for number in range(int(argument))}
         return given if outputs is None else {name: given[name] for name in outputs}
 
+    def infer_native(self, inputs: Any, outputs: Names = None) -> Any:
+        return self.infer(inputs, outputs)
+
     def close(self) -> None:
         if os.environ.get("LAB_HANGS_IN_CLOSE"):
             time.sleep(60)
@@ -119,6 +122,8 @@ def _raise(lab: Lab, name: str, inputs: Tensors) -> Any:
         raise SpecError("\N{SNOWMAN}" * 20_000) from ValueError("\N{SNOWMAN}" * 20_000)
     if name == "interrupt":
         raise KeyboardInterrupt("enough")
+    if name == "silence":
+        raise KeyboardInterrupt
     if name == "own":
         raise LabError("of my own", at="here")
     try:

@@ -57,7 +57,7 @@ from neuropod_core.placement.worker._layouts import (
     orders_of,
 )
 from neuropod_core.placement.worker._segments import Segment
-from neuropod_core.placement.worker._served import Desk, Served, await_the_end, logger
+from neuropod_core.placement.worker._served import Desk, Served, await_the_end, logger, trace_failure
 from neuropod_core.placement.worker._spin import LOOKS, Spin, leave_this_cpu
 from neuropod_core.placement.worker._travel import fitting_facts
 from neuropod_core.placement.worker._trays import Tray, Where, Written
@@ -264,9 +264,13 @@ class SharedMemoryDesk(Desk):
 
     def _traced(self, request: KnownRequest) -> int:
         started = time.perf_counter()
-        status = self._run(request)
+        try:
+            status = self._run(request)
+        except BaseException as error:
+            trace_failure(self._slot.number, self._call, started, error)
+            raise
         spent_us = (time.perf_counter() - started) * 1e6
-        logger.debug("slot %d, call %d: ran in %.1f us, status %d", self._slot.number, self._call, spent_us, status)
+        logger.debug("slot %d, call %d: ran in %.1f us", self._slot.number, self._call, spent_us)
         return status
 
     def _introduced(self, number: int) -> KnownRequest:

@@ -24,6 +24,7 @@ from neuropod_core.errors import (
     ModelClosedError,
     NeuropodError,
     OptionError,
+    SharedMemoryError,
     WorkerProtocolError,
     WorkerStartError,
 )
@@ -36,6 +37,7 @@ from neuropod_core.placement.worker._connection import (
     Transport,
 )
 from neuropod_core.placement.worker._recipe import Recipe
+from neuropod_core.placement.worker._segments import machine_bytes
 from neuropod_core.placement.worker._stats import stats_of
 from neuropod_core.placement.worker._supervisor import Limits, Supervisor
 from neuropod_core.placement.worker._tasks import has_turn
@@ -65,15 +67,17 @@ class WorkerExecutor(Executor):
         self._changed = threading.Condition()
         self._refusal: NeuropodError | None = None
         self._failed, self._counting = 0, threading.Lock()
-        self._supervisors = [Supervisor(recipe, limits, transport, self._changed) for recipe in recipes]
-        self._only: Any = self._supervisors[0] if len(recipes) == 1 else _Several
+        self._supervisors: list[Supervisor] = []
         self._ender = weakref.finalize(self, _end, self._supervisors, transport, os.getpid())
         _everyone.add(self)
         try:
+            for recipe in recipes:  # One by one: those that are there are ended if the next one cannot be.
+                self._supervisors.append(Supervisor(recipe, limits, transport, self._changed))
             self._wait_for_all()
         except BaseException:
             self._ender()
             raise
+        self._only: Any = self._supervisors[0] if len(recipes) == 1 else _Several
         self.stateful = any(supervisor.ready["stateful"] for supervisor in self._supervisors)
         if self.stateful and len(recipes) > 1:
             self._ender()
@@ -116,14 +120,21 @@ class WorkerExecutor(Executor):
                 if not self._runs_again(error, connection, line, inputs):
                     raise self._said(error, connection, line, timeout_s) from error.__cause__
 
+    @property
+    def gives_native(self) -> bool:
+        """Whether the executor in the worker has native tensors; older workers do not say."""
+        return bool(self._supervisors[0].ready.get("gives_native", True))
+
     def infer_native(self, inputs: NativeTensors, outputs: Names = None) -> NativeTensors:
         """Run the model in a worker; between processes, tensors are NumPy arrays."""
-        return dict(self.infer_within(None, inputs, outputs))
+        return self.infer_native_within(None, inputs, outputs)
 
     def infer_native_within(
         self, timeout_s: float | None, inputs: NativeTensors, outputs: Names = None
     ) -> NativeTensors:
         """Run the model in a worker, and wait no longer than `timeout_s`."""
+        if not self.gives_native:
+            return super().infer_native(inputs, outputs)
         return dict(self.infer_within(timeout_s, inputs, outputs))
 
     def infer_within(self, timeout_s: float | None, inputs: Tensors, outputs: Names = None) -> Tensors:
@@ -153,6 +164,9 @@ class WorkerExecutor(Executor):
         if self._refusal is not None:
             raise _again(self._refusal)
         nbytes = 0 if dtype is DType.STRING else prod(shape) * dtype.itemsize
+        if 8 * nbytes > (total := machine_bytes()) > 0 and nbytes > (limit := self._transport.usage()["limit"]):
+            remedy = f"pass a smaller shape: this machine has {total} bytes of memory"  # A larger limit would be none.
+            raise SharedMemoryError(f"{nbytes} bytes do not fit shared memory of {limit}", remedy=remedy)
         memory = self._transport.allocate(nbytes) if nbytes else None
         if memory is None:
             return super().allocate(shape, dtype)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from neuropod_core import plugins
-from neuropod_core.backend import Backend, Executor, LoadOptions
+from neuropod_core.backend import Backend, Descriptor, Executor, LoadOptions
 from neuropod_core.environments import environment_for, lent_to, python_of
-from neuropod_core.errors import PluginError, WorkerStartError
+from neuropod_core.errors import NeuropodError, PluginError, WorkerStartError
 from neuropod_core.package import Package
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._bells import Doorbell
@@ -38,7 +39,7 @@ class ForeignBackend(Backend):
 
     def __init__(self, home: Home, distribution: str | None, described: dict[str, Any]) -> None:
         self.home, self.distribution = home, distribution
-        self.descriptor = descriptor_from(described["described"])
+        self.descriptor = _installed_there(descriptor_from(described["described"]), str(home.python))
         version = described.get("framework_version")
         self._version = version if isinstance(version, str) else None
 
@@ -103,7 +104,7 @@ def _described(home: Home, platform: str, distribution: str | None) -> dict[str,
     if answer is None:
         raise _silent(home, process.last_lines, broke) from broke
     if "error" in answer:
-        raise error_from(answer["error"])
+        raise _mended_there(error_from(answer["error"]), str(home.python))
     return answer
 
 
@@ -126,6 +127,21 @@ def _silent(home: Home, lines: tuple[str, ...], broke: OSError | None) -> Worker
         " or install neuropod-core and the plugin there, in a version that has workers"
     )
     return WorkerStartError(what, remedy=remedy)
+
+
+def _installed_there(descriptor: Descriptor, python: str) -> Descriptor:
+    """Have the command that installs the framework name the environment where it is missing."""
+    only_one = len(descriptor.framework) == 1
+    install = descriptor.install or (f"pip install {descriptor.framework[0]}" if only_one else "")
+    return replace(descriptor, install=install.replace("pip install", f"{python} -m pip install", 1))
+
+
+def _mended_there(error: NeuropodError, python: str) -> NeuropodError:
+    """Have the remedy of an error from there name that environment."""
+    here, there = "run: pip install", f"run: {python} -m pip install"
+    told = type(error)(*(each.replace(here, there) if isinstance(each, str) else each for each in error.args))
+    told.__cause__ = error.__cause__
+    return told
 
 
 def _plugin_here(platform: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from neuropod_core import plugins
 from neuropod_core.backend import Backend, Executor, LoadOptions, trust_of
 from neuropod_core.errors import NeuropodError, PluginError, shown, worded
-from neuropod_core.placement._in_process import InProcess
+from neuropod_core.placement._in_process import InProcess, gives_native
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._recipe import descriptor_facts
 from neuropod_core.placement.worker._served import Desk, End, Served
@@ -145,6 +145,7 @@ def _told_of(executor: Executor) -> dict[str, Any]:
         "serial": serial,
         "takes_turns": serial and TAKES_TURNS,
         "keeps_order": True,
+        "gives_native": gives_native(executor),
     }
 
 

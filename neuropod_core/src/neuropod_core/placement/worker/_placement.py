@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from neuropod_core.backend import Backend, Executor, LoadOptions
-from neuropod_core.errors import OptionError, PackageIntegrityError, SandboxError
+from neuropod_core.errors import OptionError, PackageIntegrityError, SandboxError, SharedMemoryError
 from neuropod_core.package import Package
 from neuropod_core.placement._base import Placement
 from neuropod_core.placement.worker._executor import WorkerExecutor
+from neuropod_core.placement.worker._open_files import is_at_limit, limit_error
 from neuropod_core.placement.worker._recipe import Home, Recipe, model_facts, order_for
 from neuropod_core.placement.worker._settings import check_settings
 from neuropod_core.placement.worker._supervisor import Limits
@@ -53,11 +54,12 @@ class Worker(Placement):
     kills_late
         Whether a call past its deadline ends the worker that runs it, and so the other calls that run there.
     cpus
-        For each replica in turn, the CPUs that it may use; None for the parent's.
+        For each replica in turn, the CPUs that it may use; None for the parent's. Where there are fewer entries than
+        replicas, they are taken again from the first; more are refused.
     threads
         Threads of each worker's numerical libraries, through the variables that they read; None for the parent's.
     gpus
-        For each replica in turn, what ``CUDA_VISIBLE_DEVICES`` says.
+        For each replica in turn, what ``CUDA_VISIBLE_DEVICES`` says; fewer are taken again, more refused, as of `cpus`.
     nice
         How much is added to the niceness.
     memory_limit_bytes
@@ -123,8 +125,13 @@ class Worker(Placement):
         limits = Limits(
             self.start_timeout_s, self.restarts, self.restart_after_calls, self.restart_above_bytes, self.slots
         )
-        transport = new_transport(self.transport, self.shared_memory_bytes)
-        return WorkerExecutor(recipes, limits, transport, kills_late=self.kills_late)
+        try:
+            transport = new_transport(self.transport, self.shared_memory_bytes)
+            return WorkerExecutor(recipes, limits, transport, kills_late=self.kills_late)
+        except (OSError, SharedMemoryError) as error:
+            if not is_at_limit(error):
+                raise
+            raise limit_error(f"while a worker for {variant.platform!r} was started") from error
 
     def _home_and_order(self, backend: Backend, variant: Variant, options: LoadOptions) -> tuple[Home, dict[str, Any]]:
         package_folder = str(variant.folder.parent)
@@ -200,6 +207,9 @@ def _look_of(path: Path) -> _Look | None:
 def _check_unchanged(folder: Path, before: Mapping[Path, _Look | None]) -> None:
     """See that a worker which is started later opens what was verified at the first load; more may lie there."""
     changed = sorted(str(path.relative_to(folder)) for path, look in before.items() if _look_of(path) != look)
-    if changed:
-        got = f"other files ({', '.join(changed[:3])})"
-        raise PackageIntegrityError(str(folder), "the package that was loaded", got, "load it again")
+    if not changed:
+        return
+    are_gone = not any((folder / name).exists() for name in changed)
+    got = f"{'none of its' if are_gone else 'other'} files ({', '.join(changed[:3])})"
+    remedy = "the files are gone: put them back and load it again" if are_gone else "load it again"
+    raise PackageIntegrityError(str(folder), "the package that was loaded", got, remedy)

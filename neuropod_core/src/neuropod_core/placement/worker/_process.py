@@ -27,6 +27,8 @@ from neuropod_core.placement.worker._spin import registered
 
 _SEND_TIMEOUT_S = 5
 _LAST_LINES = 10
+_LOOK_S = 0.005
+"""How often to look for the end of a process where no descriptor shows it."""
 _LONGEST_LINE = 4096
 _LONGEST_SHOWN = 400  # In an error, which has ten of them.
 _NOT_FOR_OTHER_PYTHONS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
@@ -77,10 +79,12 @@ class Process:
         self._tail: deque[str] = deque(maxlen=_LAST_LINES)
         self._partial: dict[int, bytes] = {}
         self._killed_for = ""
+        self._reaping, self._unknown = threading.Lock(), ""
         try:
             with theirs:
                 if home.caged:
                     self._scratch = Workplace(Path(tempfile.gettempdir()), "scratch")
+                first = self._first_message(home, settings)
                 self._popen = self._started(home, variables, theirs.fileno())
         except BaseException:
             self.link.close()
@@ -100,7 +104,7 @@ class Process:
         for stream in self._streams:
             os.set_blocking(stream.fileno(), False)
         with suppress(OSError):  # Gone already: whoever expects it to say something will see how it ended.
-            _frames.send(self.link, self._first_message(home, settings))
+            _frames.send(self.link, first)
 
     def watch(self, also: Sequence[int] = (), timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Wait until something happens here, or on the descriptors `also`; give what the worker said.
@@ -145,7 +149,7 @@ class Process:
     @property
     def ended(self) -> bool:
         """Whether the process has ended."""
-        return self._popen.poll() is not None
+        return self._reaped(os.WNOHANG)
 
     @property
     def resident_bytes(self) -> int:
@@ -159,17 +163,28 @@ class Process:
 
     def how_it_ended(self) -> str:
         """Say how the process ended: by which signal, or with which exit code."""
-        code = self._popen.wait()
+        self._reaped()
+        code = self._popen.returncode
+        if self._unknown:
+            return f"signal 9 (SIGKILL){self._killed_for}" if self._killed_for else self._unknown
         if code >= 0:
             return f"exit code {code}"
         with suppress(ValueError):
             return f"signal {-code} ({signal.Signals(-code).name}){self._killed_for}"
         return f"signal {-code}{self._killed_for}"
 
-    def await_end(self, timeout_s: float) -> None:
-        """Wait for the process to end by itself, for a while."""
-        with suppress(subprocess.TimeoutExpired):
-            self._popen.wait(timeout_s)
+    def await_end(self, timeout_s: float) -> bool:
+        """Wait for the process to end by itself, for a while; tell whether it did."""
+        until = time.monotonic() + timeout_s
+        while not self.ended and (left_s := until - time.monotonic()) > 0:
+            if self._pidfd is None:
+                time.sleep(min(_LOOK_S, left_s))
+                continue
+            poll = new_poll()
+            poll.register(self._pidfd, IN)
+            if poll.poll(min(left_s * 1000, LONGEST_POLL_MS)):
+                return self._reaped()
+        return self.ended
 
     def kill(self, why: str = "") -> None:
         """End it, and what it started, at once."""
@@ -184,12 +199,10 @@ class Process:
             self.link.shutdown(socket.SHUT_RDWR)
         if not grace_s:
             self.kill()
-        try:
-            self._popen.wait(grace_s or None)
-        except subprocess.TimeoutExpired:
+        elif not self.await_end(grace_s):
             _logger.warning("%s: the worker did not end within %g s and was killed", self.name, grace_s)
         self.kill()
-        self._popen.wait()
+        self._reaped()
         for stream in list(self._streams):
             self._log(stream)
         self.close()
@@ -221,8 +234,29 @@ class Process:
 
     def _await_end(self) -> None:
         """See the end of the process where no descriptor shows it."""
-        self._popen.wait()
+        self._reaped()
         self.wake.ring()
+
+    def _reaped(self, flags: int = 0) -> bool:
+        """Wait for the end of the process, or ask for it by ``WNOHANG``; `subprocess` would make up how it ended."""
+        popen = self._popen
+        if popen.returncode is None and self._reaping.acquire(blocking=not flags):
+            try:
+                if popen.returncode is None:
+                    popen.returncode = self._code(flags)
+            finally:
+                self._reaping.release()
+        return popen.returncode is not None
+
+    def _code(self, flags: int) -> int | None:
+        try:
+            pid, status = os.waitpid(self.pid, flags)
+        except ChildProcessError:
+            ignores = signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
+            why = "this process ignores SIGCHLD" if ignores else "something else in this process waited for it"
+            self._unknown = f"unknown, since {why}"
+            return 0
+        return os.waitstatus_to_exitcode(status) if pid else None
 
     def _started(self, home: Home, variables: Mapping[str, str], link: int) -> subprocess.Popen[bytes]:
         flags = [*(["-I"] if home.python else []), *(["-S"] if home.caged else [])]

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import mmap
 import os
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from neuropod_core.errors import SharedMemoryError
 from neuropod_core.placement.worker._memfd import check_sealed, sealed_file
+from neuropod_core.placement.worker._open_files import REMEDY, is_at_limit
 
 PAGE_BYTES = 4096
 
@@ -26,17 +29,22 @@ class Segment:
     """One piece of shared memory, mapped."""
 
     def __init__(self, number: int, descriptor: int, nbytes: int) -> None:
-        self.number, self.descriptor, self.nbytes = number, descriptor, nbytes
+        self.number, self.nbytes = number, nbytes
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
         self.memory = mmap.mmap(descriptor, nbytes, flags=flags)
         self.bytes: Any = np.frombuffer(self.memory, np.uint8).view(SegmentArray)
         self.address: int = self.bytes.__array_interface__["data"][0]
+        self.descriptor = descriptor  # From here on it is this object's to close.
 
     def close(self) -> None:
         """Forget the descriptor; the memory goes when no array lies in it."""
         descriptor, self.descriptor = self.descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+    def __del__(self) -> None:
+        with suppress(OSError, AttributeError):  # It may be half made.
+            self.close()
 
 
 def create_segment(number: int, nbytes: int) -> Segment:
@@ -55,7 +63,8 @@ def create_segment(number: int, nbytes: int) -> Segment:
         if descriptor >= 0:
             os.close(descriptor)
         what = f"no shared memory of {nbytes} bytes can be had: {error.strerror or error}"
-        raise SharedMemoryError(what, remedy="free memory, or pass smaller tensors") from error
+        remedy = REMEDY if is_at_limit(error) else "free memory, or pass smaller tensors"
+        raise SharedMemoryError(what, remedy=remedy) from error
 
 
 def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
@@ -72,6 +81,14 @@ def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+@cache
+def machine_bytes() -> int:
+    """Give the memory of this machine; 0 where the system does not tell."""
+    with suppress(ValueError, OSError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def rounded(nbytes: int, to: int) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from neuropod_core.backend import Executor, Tensors
@@ -47,7 +49,8 @@ class Served:
 
     def unforeseen(self, error: BaseException) -> InferenceError:
         """Say an error that is no `NeuropodError` as `Neuropod.infer` says it in process."""
-        said = InferenceError(f"the {self._platform} backend raised {worded(error)}")
+        at = "" if isinstance(error, Exception) else _place_of(error)  # In process, an interrupt would be the caller's.
+        said = InferenceError(f"the {self._platform} backend raised {worded(error)}", at)
         said.__cause__ = error
         return said
 
@@ -60,6 +63,17 @@ class Served:
             notation = self._notations.get(str(name), "a tensor")
             raise TensorMismatchError(f"outputs.{name}", notation, describe(value))
         return array
+
+
+def _place_of(error: BaseException) -> str:
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return f"{Path(frame.f_code.co_filename).name}:{line}"
+
+
+def trace_failure(slot: int, call: int, started: float, error: BaseException) -> None:
+    """Log a call that raised: the name of its error, and how long it ran; its words go to the caller."""
+    spent_us = (time.perf_counter() - started) * 1e6
+    logger.debug("slot %d, call %d: raised %s after %.1f us", slot, call, type(error).__name__, spent_us)
 
 
 def await_the_end() -> NoReturn:

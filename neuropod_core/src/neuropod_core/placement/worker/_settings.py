@@ -47,6 +47,15 @@ def check_settings(worker: Worker) -> None:
             _refuse(worker, name, what)
     if worker.cpus is not None:
         _check_cpus(worker.cpus)
+    for name in ("cpus", "gpus"):
+        _check_count(name, getattr(worker, name) or (), worker.replicas)
+
+
+def _check_count(name: str, entries: Sequence[object], replicas: int) -> None:
+    """Refuse entries that no replica would take."""
+    if len(entries) > replicas:
+        what = f"Worker({name}=...) has {len(entries)} entries for {replicas} replica{'s' * (replicas > 1)}"
+        raise OptionError(what, at=name, remedy=f"pass replicas={len(entries)}, or one entry for each replica")
 
 
 def _check_cpus(cpus: Sequence[Sequence[int]]) -> None:
@@ -105,5 +114,5 @@ _OTHERS: dict[str, tuple[Callable[[object], bool], str]] = {
         lambda value: value is None or (isinstance(value, str | Path) and bool(str(value))),
         "None, 'package', or the path of an interpreter or of a virtual environment",
     ),
-    "variables": (_are_variables, "a mapping of names to texts"),
+    "variables": (_are_variables, "a mapping of names to texts, no name empty or with '=', none of them with a NUL"),
 }

@@ -19,6 +19,7 @@ from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._board import Shape, Slot
 from neuropod_core.placement.worker._connection import Connection, Line, Transport, usual_slots
 from neuropod_core.placement.worker._line import SharedMemoryLine
+from neuropod_core.placement.worker._open_files import is_at_limit
 from neuropod_core.placement.worker._pool import Pool
 from neuropod_core.placement.worker._segments import Segment, create_segment
 from neuropod_core.placement.worker._spin import may_spin, own_threads, running_threads
@@ -156,6 +157,8 @@ def is_available() -> bool:
         return False
     try:
         create_segment(0, 1).close()
-    except (SharedMemoryError, OSError):
+    except (SharedMemoryError, OSError) as error:
+        if is_at_limit(error):  # That says nothing of the system.
+            raise
         return False
     return True

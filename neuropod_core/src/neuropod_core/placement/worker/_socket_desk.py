@@ -20,7 +20,7 @@ from neuropod_core.placement.worker._packets import (
     Outgoing,
     outgoing,
 )
-from neuropod_core.placement.worker._served import Desk, End, Served, logger
+from neuropod_core.placement.worker._served import Desk, End, Served, logger, trace_failure
 from neuropod_core.placement.worker._travel import fitting_facts
 
 
@@ -74,18 +74,27 @@ class SocketDesk(Desk):
             pass
 
     def _answer(self, call: Incoming) -> Outgoing:
-        started = time.perf_counter()
         try:
-            given = self._served.executor.infer(call.tensors, call.message["outputs"])
-            return outgoing(RESULTS, call.call, self._served.shippable(given, self._bounds.tensors), self._introduction)
+            return self._traced(call) if self._served.traces else self._run(call)
         except NeuropodError as error:
             return self._said(call, error)
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - said as `Neuropod.infer` says it in process
             return self._said(call, self._served.unforeseen(error))
-        finally:
-            if self._served.traces:
-                spent_us = (time.perf_counter() - started) * 1e6
-                logger.debug("slot %d, call %d: ran in %.1f us", self._number, call.call, spent_us)
+
+    def _run(self, call: Incoming) -> Outgoing:
+        given = self._served.executor.infer(call.tensors, call.message["outputs"])
+        return outgoing(RESULTS, call.call, self._served.shippable(given, self._bounds.tensors), self._introduction)
+
+    def _traced(self, call: Incoming) -> Outgoing:
+        started = time.perf_counter()
+        try:
+            answer = self._run(call)
+        except BaseException as error:
+            trace_failure(self._number, call.call, started, error)
+            raise
+        spent_us = (time.perf_counter() - started) * 1e6
+        logger.debug("slot %d, call %d: ran in %.1f us", self._number, call.call, spent_us)
+        return answer
 
     def _said(self, call: Incoming, error: NeuropodError) -> Outgoing:
         return Outgoing(ERROR, call.call, fitting_facts(error, self._bounds.message_bytes), [])

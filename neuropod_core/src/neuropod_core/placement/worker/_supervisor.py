@@ -13,6 +13,7 @@ from neuropod_core.errors import (
     ModelClosedError,
     NeuropodError,
     PackageIntegrityError,
+    SharedMemoryError,
     WorkerDiedError,
     WorkerProtocolError,
     WorkerStartError,
@@ -22,12 +23,15 @@ from neuropod_core.errors import (
 from neuropod_core.placement.worker import _frames, _spin
 from neuropod_core.placement.worker._bells import Doorbell
 from neuropod_core.placement.worker._connection import Connection, Transport
+from neuropod_core.placement.worker._open_files import REMEDY, is_at_limit, limit_error, was_at_limit
 from neuropod_core.placement.worker._process import Process
 from neuropod_core.placement.worker._recipe import Recipe
 from neuropod_core.placement.worker._travel import error_from
 
 GRACE_S = 5.0
 _LAST_BREATH_S = 2.0
+_HUNG_UP_S = 1.0
+"""How long the end of a process may take after that of its socket."""
 _FIRST_BACK_OFF_S = 0.05
 _LONGEST_BACK_OFF_S = 10.0
 _HEALTHY_S = 30.0
@@ -195,17 +199,25 @@ class Supervisor:
         try:
             self.process = process = Process(recipe.name, recipe.home, recipe.variables, recipe.settings, self._bell)
         except OSError as error:
+            if is_at_limit(error):
+                raise limit_error("while a worker was started") from error
             raise WorkerStartError(f"{recipe.home.python or sys.executable} cannot be started: {error}") from error
         _frames.check_version(self._told("hello", until)["hello"])
         self._say(process, recipe.order)
-        self.ready = _checked_facts(self._told("ready", until)["ready"])
+        ready = _checked_facts(self._told("ready", until)["ready"])
         self._born = time.monotonic()
         try:
-            return self._transport.connect(
-                process.link, self._limits.slots, self.ready, recipe.tensors, self._bell.ring
+            connection = self._transport.connect(
+                process.link, self._limits.slots, ready, recipe.tensors, self._bell.ring
             )
-        except OSError as error:
+        except (OSError, SharedMemoryError) as error:
+            if is_at_limit(error):
+                raise limit_error("while a worker was connected") from error
+            if isinstance(error, SharedMemoryError):
+                raise
             raise self._died("when it was ready") from error
+        self.ready = ready  # Not before: the first one that cannot be connected is not tried again.
+        return connection
 
     def _say(self, process: Process, order: Any) -> None:
         try:
@@ -235,7 +247,17 @@ class Supervisor:
         process.kill()
         how = process.how_it_ended()
         process.drain()
-        return WorkerStartError(f"the worker ended by {how} {when}{_wrote(process)}", at=self._recipe.name)
+        ending = f"ended {when}; how is {how}" if how.startswith("unknown") else f"ended by {how} {when}"
+        remedy = self._start_remedy(process)
+        return WorkerStartError(f"the worker {ending}{_wrote(process)}", at=self._recipe.name, remedy=remedy)
+
+    def _start_remedy(self, process: Process) -> str:
+        """Name what may have been too little for a worker to start with."""
+        if was_at_limit(process.last_lines):
+            return REMEDY
+        if self._recipe.settings.get("memory_limit_bytes") is not None:
+            return "pass a larger Worker(memory_limit_bytes=...), or leave it out"
+        return ""
 
     def _watched(self, connection: Connection) -> NeuropodError:
         """Watch a worker until it ends, is to end, or says what no worker says."""
@@ -264,7 +286,7 @@ class Supervisor:
         return _LIMITS_LOOK_S if self._limits.replaces else None
 
     def _end_of(self, process: Process, connection: Connection) -> WorkerDiedError:
-        if not process.ended:
+        if not process.await_end(_HUNG_UP_S):  # Of one that dies, the socket ends before it does.
             process.kill("it hung up")
         how = process.how_it_ended()
         process.drain()
