@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from errno import EACCES, ENOSYS, EPERM, EXDEV
+from errno import EACCES, ENOSYS, EOPNOTSUPP, EPERM, EXDEV
 from pathlib import Path
 
 import pytest
@@ -41,10 +41,10 @@ pytestmark = pytest.mark.skipif(not sandbox.available().complete, reason=f"{sand
 @pytest.fixture
 def surroundings(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Give the environment of a breakout: a folder to reach, sockets that listen, a process to disturb."""
-    scratch, outside = tmp_path / "scratch", tmp_path / "outside"
-    scratch.mkdir()
-    outside.mkdir()
-    (outside / "file").write_text("content")
+    scratch, outside, lent = (tmp_path / name for name in ("scratch", "outside", "lent"))
+    for folder in (scratch, outside, lent):
+        folder.mkdir()
+        (folder / "file").write_text("content")
     with ExitStack() as open_:
         victim = open_.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
         tcp = open_.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -57,6 +57,7 @@ def surroundings(tmp_path: Path) -> Iterator[dict[str, str]]:
             **os.environ,
             "SCRATCH": str(scratch),
             "OUTSIDE": str(outside),
+            "LENT": str(lent),
             "VICTIM": str(victim.pid),
             "PORT": str(tcp.getsockname()[1]),
             "ABSTRACT": f"neuropod-{victim.pid}",
@@ -73,11 +74,11 @@ def attempt(mode: str, name: str, surroundings: dict[str, str]) -> subprocess.Co
 def test_way_out_is_open_outside_and_barred_inside(name: str, surroundings: dict[str, str]) -> None:
     caged = attempt("caged", name, surroundings)
     unchanged = sorted(path.name for path in Path(surroundings["OUTSIDE"]).iterdir())
-    content = (Path(surroundings["OUTSIDE"]) / "file").read_text()
+    contents = {(Path(surroundings[folder]) / "file").read_text() for folder in ("OUTSIDE", "LENT")}
     free = attempt("free", name, surroundings)
     assert caged.stdout.splitlines()[-1] in {f"refused {code}" for code in (EPERM, EACCES, ENOSYS, EXDEV)}, caged.stderr
     assert unchanged == ["datagrams", "file", "socket"]
-    assert content == "content"
+    assert contents == {"content"}
     if name not in EVERYWHERE and free.stdout.startswith("refused"):
         pytest.skip(f"barred outside too: {free.stdout}")
     assert free.stdout.startswith("done"), free.stdout + free.stderr
@@ -376,7 +377,17 @@ def test_filter_judges_every_call_by_its_number(machine: str) -> None:
         ("clone", (0x3D0F00 | 0x10000000,), False),
         ("fcntl", (3, 1033), True),
         ("fcntl", (3, 8), False),
+        ("fcntl", (3, 10), False),
+        ("fcntl", (3, 15), False),
+        ("fcntl", (3, 1024), False),
+        ("fcntl", (3, 1026), False),
+        ("fcntl", (3, 2000), False),
         ("ioctl", (3, 0x5401), True),
+        ("ioctl", (3, 0x541B), True),
+        ("ioctl", (3, 0x5421), True),
+        ("ioctl", (3, 0x40086602), False),
+        ("ioctl", (3, 0xC0045877), False),
+        ("ioctl", (3, 0xC020462A), False),
         ("ioctl", (3, 0x5412), False),
         ("ioctl", (3, 1 << 32 | 0x5412), False),
     ],
@@ -387,6 +398,32 @@ def test_filter_judges_by_arguments(machine: str, name: str, arguments: tuple[in
 
     given = verdict(program, _seccomp.MACHINES[machine], NUMBERS[machine][name], unsigned)
     assert given == (ALLOW if allowed else REFUSE)
+
+
+@pytest.mark.parametrize("machine", sorted(NUMBERS))
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        (0x5401, ALLOW),
+        (0xC020462A, ALLOW),  # One of NVIDIA's.
+        (0x30000001, ALLOW),
+        (0x5412, REFUSE),
+        (0x40086602, REFUSE),
+        (0x40046602, REFUSE),
+        (0x401C5820, REFUSE),
+        (0x40087602, REFUSE),
+        (0x40806685, REFUSE),
+        (0xC0045877, REFUSE),
+        (0x40047211, REFUSE),
+        (0xC0189436, REFUSE),
+        (0x8912, REFUSE),
+        (0x40049409, 0x50000 | EOPNOTSUPP),
+    ],
+)
+def test_devices_take_commands_and_file_systems_do_not(machine: str, command: int, given: int) -> None:
+    program = _seccomp.program(machine, 4242, devices=True)
+
+    assert verdict(program, _seccomp.MACHINES[machine], NUMBERS[machine]["ioctl"], (3, command)) == given
 
 
 def test_filter_ignores_what_pins_other_threads() -> None:
