@@ -17,6 +17,7 @@ import pytest
 from neuropod_core import SandboxError, sandbox
 from neuropod_core.sandbox import _seccomp
 from neuropod_core.sandbox._system_calls import ABSENT, LAST, NUMBERS, REFUSED
+from neuropod_core.sandbox._variables import VARIABLES
 
 BREAKOUTS = Path(__file__).parent / "caged" / "breakouts.py"
 WAYS_OUT = sorted({*re.findall(r"(?m)^@way_out\ndef (\w+)\(", BREAKOUTS.read_text())} - {"make_an_old_call"})
@@ -301,6 +302,36 @@ def test_environment_for_a_cage_holds_no_secret(tmp_path: Path) -> None:
         "TMPDIR": str(tmp_path),
         "PYTHONDONTWRITEBYTECODE": "1",
     }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("TF_TOKEN_app_terraform_io", "TF_VAR_db_password", "TF_CLI_CONFIG_FILE", "TF_CONFIG", "ORT_SECRET"),
+        *(
+            "TORCH_TOKEN",
+            "OPENBLAS_TOKEN",
+            "MKL_X",
+            "OMP_X",
+            "LC_SECRET",
+            "NEUROPOD_X",
+            "KMP_X",
+            "tf_cpp_min_log_level",
+        ),
+    ],
+)
+def test_no_name_passes_for_its_beginning(name: str, tmp_path: Path) -> None:
+    given = {name: "secret", "TF_DETERMINISTIC_OPS": "1", "LC_ALL": "C", "NEUROPOD_TRUST": "graph"}
+
+    assert not {name, "secret"} & set(sum(sandbox.clean_environment(given, tmp_path).items(), ()))
+    assert given.items() - sandbox.clean_environment(given, tmp_path).items() == {(name, "secret")}
+
+
+def test_guide_lists_every_variable_that_passes() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guide" / "sandbox.md"
+    (listed,) = re.findall(r'(?s)```text title="names"\n(.*?)```', guide.read_text("utf-8"))
+
+    assert set(listed.split()) == VARIABLES
 
 
 # ----------------------------------------------------------------------------------------------------------- the filter

@@ -64,6 +64,20 @@ def test_a_caged_worker_reads_nothing_of_the_current_folder(home: Path, package:
         assert model.infer(said(f"read:{home / 'secret'}"))["y"].tolist() == [7.0]
 
 
+def test_a_caged_worker_is_given_variables_by_their_full_names(
+    package: MakePackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TF_TOKEN_app_terraform_io", "OMP_X", "MINE", "KMP_BLOCKTIME"):
+        monkeypatch.setenv(name, "5")
+    place = Worker(variables={"MINE": "7"})
+    with load_neuropod(package(), placement=place, trust="sandboxed") as model:
+        for name in ("TF_TOKEN_app_terraform_io", "OMP_X"):
+            with pytest.raises(InferenceError, match=f"KeyError: '{name}'"):
+                model.infer(said(f"environment:{name}"))
+        assert model.infer(said("environment:KMP_BLOCKTIME"))["y"].tolist() == [5.0]
+        assert model.infer(said("environment:MINE"))["y"].tolist() == [7.0]
+
+
 def test_what_was_installed_is_on_the_path_of_a_caged_worker(tmp_path: Path, home: Path) -> None:
     target, editable, mine = (tmp_path / name for name in ("target", "editable", "mine"))
     for folder in (target, editable, mine):

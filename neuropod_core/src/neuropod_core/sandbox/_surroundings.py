@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from neuropod_core.sandbox._variables import VARIABLES
+
 __all__ = ["clean_environment", "installed_entries", "readable_for_python"]
 
 # Libraries and what the loader, the C library and CPU detection read; nothing of a user.
@@ -36,23 +38,6 @@ _SYSTEM = (
     "/sys/devices",
     "/sys/fs/cgroup",
     "/sys/kernel/mm/transparent_hugepage",
-)
-_VARIABLES = {"LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "TZ", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}
-_PREFIXES = (
-    "BLIS_",
-    "GOTO_",
-    "GOMP_",
-    "KMP_",
-    "LC_",
-    "MKL_",
-    "NEUROPOD_",
-    "NUMEXPR_",
-    "OMP_",
-    "OPENBLAS_",
-    "ORT_",
-    "TF_",
-    "TORCH_",
-    "VECLIB_",
 )
 
 
@@ -122,8 +107,11 @@ def _named_by_pth_files(path: Iterable[str]) -> Iterator[Path]:
 def clean_environment(environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
     """Give the environment variables for a caged process: language, libraries, devices, threads; no secrets.
 
+    Each passes by its full name; the guide to the sandbox lists them. A prefix is no promise: ``TF_`` begins the names
+    of TensorFlow's variables, and of passwords too.
+
     ``HOME`` and ``TMPDIR`` are the scratch folder. Give it to the process when it is started: what it once had, it can
     read again from ``/proc/self/environ``.
     """
-    kept = {name: value for name, value in environment.items() if name in _VARIABLES or name.startswith(_PREFIXES)}
+    kept = {name: value for name, value in environment.items() if name in VARIABLES}
     return {**kept, "HOME": str(scratch), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}
