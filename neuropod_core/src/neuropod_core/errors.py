@@ -98,6 +98,15 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
 
 
+def visible(text: str) -> str:
+    r"""Spell out what a terminal would obey or hide, as ``\x1b`` and ``\u202e``."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
+
+
 def worded(error: BaseException) -> str:
     """Give the type and the message of a foreign error, which may be unable to say anything."""
     try:
@@ -424,7 +433,7 @@ class WorkerDiedError(InferenceError):
     """The process that ran a model ended while it was needed.
 
     `how` says how it ended (``signal 9 (SIGKILL)``, ``exit code 3``), `last_lines` what it wrote last to its standard
-    error.
+    error, with control characters spelled out.
     """
 
     def __init__(self, worker: str, how: str, last_lines: tuple[str, ...] = (), remedy: str = "") -> None:
