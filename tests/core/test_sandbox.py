@@ -16,7 +16,7 @@ import pytest
 
 from neuropod_core import SandboxError, sandbox
 from neuropod_core.sandbox import _seccomp
-from neuropod_core.sandbox._system_calls import ABSENT, LAST, NUMBERS, REFUSED
+from neuropod_core.sandbox._system_calls import ABSENT, LAST, NUMBERS, REFUSED, UNASSIGNED
 from neuropod_core.sandbox._variables import VARIABLES
 
 BREAKOUTS = Path(__file__).parent / "caged" / "breakouts.py"
@@ -108,23 +108,32 @@ def test_files_are_as_long_as_they_may_be(tmp_path: Path) -> None:
     assert ran.stdout.splitlines() == ["1000", "File too large"]
 
 
-def in_a_cage(program: str, scratch: Path, *arguments: str, pass_fds: tuple[int, ...] = ()) -> str:
-    """Run a program that finds `scratch` and `enforced`, after the cage has closed around it."""
+def caged_program(
+    program: str, scratch: Path, *arguments: str, pass_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[str]:
+    """Start a program that finds `scratch` and `enforced`, after the cage has closed around it."""
     scratch.mkdir(exist_ok=True)
     start = (
         "import sys, os; from pathlib import Path; from neuropod_core import sandbox; scratch = Path(sys.argv[1])\n"
         "enforced = sandbox.enforce(scratch, readable=[*sandbox.readable_for_python(), *map(Path, sys.argv[2:])])\n"
     )
-    ran = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", start + program, scratch, *arguments],
-        check=False,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         pass_fds=pass_fds,
         env=sandbox.clean_environment(os.environ, scratch),
     )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+
+
+def in_a_cage(program: str, scratch: Path, *arguments: str, pass_fds: tuple[int, ...] = ()) -> str:
+    """Run such a program to its end."""
+    with caged_program(program, scratch, *arguments, pass_fds=pass_fds) as running:
+        said, complained = running.communicate()
+    assert running.returncode == 0, complained
+    return said
 
 
 def test_enforce_says_what_available_promised(tmp_path: Path) -> None:
@@ -170,6 +179,23 @@ def test_memory_and_events_work_inside(tmp_path: Path) -> None:
     )
 
     assert in_a_cage(program, tmp_path / "scratch") == "b'hi' b'x' [1, 2] 1\n"
+
+
+@pytest.mark.skipif(not os.access("/proc/sys/vm/drop_caches", os.W_OK), reason="asks the kernel to tidy up")
+def test_what_may_be_read_stays_readable_when_memory_is_short(tmp_path: Path) -> None:
+    program = (
+        "print(flush=True); sys.stdin.readline()\n"
+        "for name in ('cpuinfo', 'meminfo', 'self/maps', 'self/status', 'sys/kernel/osrelease'):\n"
+        "    print(len(Path('/proc', name).read_text()) > 1)\n"
+        "print(len(os.listdir('/proc/self/fd')) > 3, len(os.listdir('/sys/devices/system/cpu')) > 1)\n"
+    )
+    with caged_program(program, tmp_path / "scratch") as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        said, _ = running.communicate("\n")
+
+    assert said.split() == ["True"] * 7
 
 
 def test_descriptors_are_received_over_an_inherited_socket(tmp_path: Path) -> None:
@@ -371,6 +397,9 @@ def test_filter_judges_every_call_by_its_number(machine: str) -> None:
     assert {verdict(program, audit, numbers[name]) for name in REFUSED & numbers.keys()} == {REFUSE}
     assert {verdict(program, audit, numbers[name]) for name in ABSENT & numbers.keys()} == {ABSENCE}
     assert {verdict(program, audit, LAST + 1), verdict(program, audit, 0x40000000)} == {ABSENCE}
+    first, last = UNASSIGNED[machine]
+    assert {verdict(program, audit, number) for number in range(first, last + 1)} == {ABSENCE}
+    assert (verdict(program, audit, first - 2), verdict(program, audit, last + 1)) == (ALLOW, REFUSE)
     assert verdict(program, audit ^ 1, numbers["seccomp"]) == KILL
     assert len(program) // 8 <= 4096
 
@@ -468,3 +497,5 @@ def test_numbers_are_those_of_the_kernel() -> None:
     numbers = {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)", HEADER.read_text())}
 
     assert {name: numbers[name] for name in NUMBERS["x86_64"]} == NUMBERS["x86_64"]
+    first, last = UNASSIGNED["x86_64"]
+    assert {first - 1, last + 1} <= set(numbers.values())

@@ -328,6 +328,46 @@ def read_a_file() -> object:
 
 
 @way_out
+def read_connections_of_the_host() -> object:
+    return Path("/proc/self/net/tcp").read_text()
+
+
+@way_out
+def read_sockets_of_the_host() -> object:
+    return Path("/proc/net/unix").read_text()
+
+
+@way_out
+def read_routes_by_a_thread() -> object:
+    return Path(f"/proc/self/task/{threading.get_native_id()}/net/route").read_text()
+
+
+@way_out
+def read_connections_by_the_process() -> object:
+    return Path(f"/proc/{os.getpid()}/net/tcp").read_text()
+
+
+@way_out
+def read_mounts() -> object:
+    return Path("/proc/self/mounts").read_text()
+
+
+@way_out
+def read_what_is_mounted_by_a_thread() -> object:
+    return Path("/proc/thread-self/mountinfo").read_text()
+
+
+@way_out
+def list_network_devices() -> object:
+    return list(Path("/sys/class/net").iterdir())
+
+
+@way_out
+def read_an_address_of_a_network_device() -> object:
+    return Path("/sys/devices/virtual/net/lo/address").read_text()
+
+
+@way_out
 def list_a_folder() -> object:
     return list(OUTSIDE.iterdir())
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from errno import ENOSYS, EOPNOTSUPP, EPERM
 
 from neuropod_core.sandbox._kernel import call
-from neuropod_core.sandbox._system_calls import ABSENT, LAST, NUMBERS, REFUSED
+from neuropod_core.sandbox._system_calls import ABSENT, LAST, NUMBERS, REFUSED, UNASSIGNED
 
 __all__ = ["MACHINES", "install", "program", "unavailable"]
 
@@ -116,13 +116,16 @@ def install(instructions: bytes) -> None:
 
 def program(machine: str, process: int, *, devices: bool = False) -> bytes:
     """Write the filter for a machine and the process with this number, which may give commands to devices or not."""
-    numbers = NUMBERS[machine]
+    numbers, (first, last) = NUMBERS[machine], UNASSIGNED[machine]
     instructions: list[_Instruction] = [
         (_LOAD, 0, 0, _MACHINE),
         (_EQUAL, 1, 0, MACHINES[machine]),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, _NUMBER),
         (_AT_LEAST, 0, 1, LAST + 1),
+        (_RETURN, 0, 0, _ERRNO | ENOSYS),
+        (_AT_LEAST, 0, 2, first),
+        (_AT_LEAST, 1, 0, last + 1),
         (_RETURN, 0, 0, _ERRNO | ENOSYS),
     ]
     for name, checks in _conditions(process, _commands(devices=devices)).items():

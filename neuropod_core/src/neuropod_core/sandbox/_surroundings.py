@@ -13,7 +13,7 @@ from neuropod_core.sandbox._variables import VARIABLES
 
 __all__ = ["clean_environment", "installed_entries", "readable_for_python"]
 
-# Libraries and what the loader, the C library and CPU detection read; nothing of a user.
+# Libraries and what the loader, the C library and CPU detection read; nothing of a user, of mounts, or of networks.
 _SYSTEM = (
     "/usr",
     "/lib",
@@ -26,7 +26,6 @@ _SYSTEM = (
     "/etc/ssl/openssl.cnf",
     "/dev/random",
     "/dev/urandom",
-    "/proc/self",
     "/proc/cpuinfo",
     "/proc/filesystems",
     "/proc/meminfo",
@@ -34,18 +33,28 @@ _SYSTEM = (
     "/proc/sys/kernel",
     "/proc/sys/vm",
     "/sys/bus",
-    "/sys/class",
-    "/sys/devices",
+    "/sys/devices/soc0",
+    "/sys/devices/system",
+    "/sys/devices/virtual/dmi/id/board_vendor",
+    "/sys/devices/virtual/dmi/id/product_name",
+    "/sys/devices/virtual/dmi/id/sys_vendor",
     "/sys/fs/cgroup",
+    "/sys/kernel/mm/hugepages",
     "/sys/kernel/mm/transparent_hugepage",
 )
+# Of /proc/self: not net, mounts, mountinfo and mountstats, nor task, which has all of them again.
+_OF_ITSELF = """
+    auxv cgroup cmdline comm environ fd fdinfo io limits maps numa_maps oom_score smaps smaps_rollup stat statm status
+""".split()  # noqa: SIM905 - as in the list of system calls
+_OF_A_DEVICE = ("class", "device", "vendor")  # By which ONNX Runtime finds out whether there is a GPU.
 
 
 def readable_for_python(*more: Path) -> tuple[Path, ...]:
     """List the files and folders that this interpreter and its libraries read: what is there of them.
 
     Its own installation and environment, every entry of ``sys.path``, the system's libraries, and what tells CPUs and
-    memory. Home folders are not among them, unless Python or an entry of ``sys.path`` lies there.
+    memory. Home folders are not among them, unless Python or an entry of ``sys.path`` lies there; nor is what tells
+    networks, connections and mounts.
 
     Parameters
     ----------
@@ -61,10 +70,17 @@ def readable_for_python(*more: Path) -> tuple[Path, ...]:
         *sys.path,
         *library_folders,
         *_SYSTEM,
+        *(f"/proc/self/{name}" for name in _OF_ITSELF),
     ]
     places = dict.fromkeys(Path(name) for name in named if name)
     links = [Path(os.path.realpath(place)) for place in places if not place.is_relative_to("/proc")]
-    return tuple(place for place in dict.fromkeys([*places, *links]) if place.exists())
+    return tuple(place for place in dict.fromkeys([*places, *links, *_kinds_of_devices()]) if place.exists())
+
+
+def _kinds_of_devices() -> Iterator[Path]:
+    for device in sorted(Path("/sys/bus/pci/devices").glob("*")):
+        folder = Path(os.path.realpath(device))
+        yield from (folder / name for name in _OF_A_DEVICE)
 
 
 def installed_entries(path: Iterable[str], *roots: Path) -> list[str]:

@@ -5,10 +5,13 @@ Source of the numbers: the kernel's headers ``asm/unistd_64.h`` and ``asm-generi
 
 from __future__ import annotations
 
-__all__ = ["ABSENT", "LAST", "NUMBERS", "REFUSED"]
+__all__ = ["ABSENT", "LAST", "NUMBERS", "REFUSED", "UNASSIGNED"]
 
 LAST = 450
 """The last system call that was known when these lists were made (Linux 5.17: ``set_mempolicy_home_node``)."""
+
+UNASSIGNED = {"x86_64": (335, 423), "aarch64": (295, 423)}
+"""The first and the last of the numbers below it that stood for nothing then; some were given away since."""
 
 REFUSED = frozenset(
     """
