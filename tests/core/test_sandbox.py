@@ -9,14 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from errno import EACCES, ENOSYS, EPERM, EXDEV
+from errno import EACCES, ENOSYS, EOPNOTSUPP, EPERM, EXDEV
 from pathlib import Path
 
 import pytest
 
 from neuropod_core import SandboxError, sandbox
 from neuropod_core.sandbox import _seccomp
-from neuropod_core.sandbox._system_calls import ABSENT, LAST, NUMBERS, REFUSED
+from neuropod_core.sandbox._system_calls import ABSENT, LAST, NUMBERS, REFUSED, UNASSIGNED
+from neuropod_core.sandbox._variables import VARIABLES
 
 BREAKOUTS = Path(__file__).parent / "caged" / "breakouts.py"
 WAYS_OUT = sorted({*re.findall(r"(?m)^@way_out\ndef (\w+)\(", BREAKOUTS.read_text())} - {"make_an_old_call"})
@@ -41,10 +42,10 @@ pytestmark = pytest.mark.skipif(not sandbox.available().complete, reason=f"{sand
 @pytest.fixture
 def surroundings(tmp_path: Path) -> Iterator[dict[str, str]]:
     """Give the environment of a breakout: a folder to reach, sockets that listen, a process to disturb."""
-    scratch, outside = tmp_path / "scratch", tmp_path / "outside"
-    scratch.mkdir()
-    outside.mkdir()
-    (outside / "file").write_text("content")
+    scratch, outside, lent = (tmp_path / name for name in ("scratch", "outside", "lent"))
+    for folder in (scratch, outside, lent):
+        folder.mkdir()
+        (folder / "file").write_text("content")
     with ExitStack() as open_:
         victim = open_.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL))
         tcp = open_.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -57,6 +58,7 @@ def surroundings(tmp_path: Path) -> Iterator[dict[str, str]]:
             **os.environ,
             "SCRATCH": str(scratch),
             "OUTSIDE": str(outside),
+            "LENT": str(lent),
             "VICTIM": str(victim.pid),
             "PORT": str(tcp.getsockname()[1]),
             "ABSTRACT": f"neuropod-{victim.pid}",
@@ -73,11 +75,11 @@ def attempt(mode: str, name: str, surroundings: dict[str, str]) -> subprocess.Co
 def test_way_out_is_open_outside_and_barred_inside(name: str, surroundings: dict[str, str]) -> None:
     caged = attempt("caged", name, surroundings)
     unchanged = sorted(path.name for path in Path(surroundings["OUTSIDE"]).iterdir())
-    content = (Path(surroundings["OUTSIDE"]) / "file").read_text()
+    contents = {(Path(surroundings[folder]) / "file").read_text() for folder in ("OUTSIDE", "LENT")}
     free = attempt("free", name, surroundings)
     assert caged.stdout.splitlines()[-1] in {f"refused {code}" for code in (EPERM, EACCES, ENOSYS, EXDEV)}, caged.stderr
     assert unchanged == ["datagrams", "file", "socket"]
-    assert content == "content"
+    assert contents == {"content"}
     if name not in EVERYWHERE and free.stdout.startswith("refused"):
         pytest.skip(f"barred outside too: {free.stdout}")
     assert free.stdout.startswith("done"), free.stdout + free.stderr
@@ -106,23 +108,32 @@ def test_files_are_as_long_as_they_may_be(tmp_path: Path) -> None:
     assert ran.stdout.splitlines() == ["1000", "File too large"]
 
 
-def in_a_cage(program: str, scratch: Path, *arguments: str, pass_fds: tuple[int, ...] = ()) -> str:
-    """Run a program that finds `scratch` and `enforced`, after the cage has closed around it."""
+def caged_program(
+    program: str, scratch: Path, *arguments: str, pass_fds: tuple[int, ...] = ()
+) -> subprocess.Popen[str]:
+    """Start a program that finds `scratch` and `enforced`, after the cage has closed around it."""
     scratch.mkdir(exist_ok=True)
     start = (
         "import sys, os; from pathlib import Path; from neuropod_core import sandbox; scratch = Path(sys.argv[1])\n"
         "enforced = sandbox.enforce(scratch, readable=[*sandbox.readable_for_python(), *map(Path, sys.argv[2:])])\n"
     )
-    ran = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", start + program, scratch, *arguments],
-        check=False,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         pass_fds=pass_fds,
         env=sandbox.clean_environment(os.environ, scratch),
     )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+
+
+def in_a_cage(program: str, scratch: Path, *arguments: str, pass_fds: tuple[int, ...] = ()) -> str:
+    """Run such a program to its end."""
+    with caged_program(program, scratch, *arguments, pass_fds=pass_fds) as running:
+        said, complained = running.communicate()
+    assert running.returncode == 0, complained
+    return said
 
 
 def test_enforce_says_what_available_promised(tmp_path: Path) -> None:
@@ -168,6 +179,23 @@ def test_memory_and_events_work_inside(tmp_path: Path) -> None:
     )
 
     assert in_a_cage(program, tmp_path / "scratch") == "b'hi' b'x' [1, 2] 1\n"
+
+
+@pytest.mark.skipif(not os.access("/proc/sys/vm/drop_caches", os.W_OK), reason="asks the kernel to tidy up")
+def test_what_may_be_read_stays_readable_when_memory_is_short(tmp_path: Path) -> None:
+    program = (
+        "print(flush=True); sys.stdin.readline()\n"
+        "for name in ('cpuinfo', 'meminfo', 'self/maps', 'self/status', 'sys/kernel/osrelease'):\n"
+        "    print(len(Path('/proc', name).read_text()) > 1)\n"
+        "print(len(os.listdir('/proc/self/fd')) > 3, len(os.listdir('/sys/devices/system/cpu')) > 1)\n"
+    )
+    with caged_program(program, tmp_path / "scratch") as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+        said, _ = running.communicate("\n")
+
+    assert said.split() == ["True"] * 7
 
 
 def test_descriptors_are_received_over_an_inherited_socket(tmp_path: Path) -> None:
@@ -302,6 +330,36 @@ def test_environment_for_a_cage_holds_no_secret(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("TF_TOKEN_app_terraform_io", "TF_VAR_db_password", "TF_CLI_CONFIG_FILE", "TF_CONFIG", "ORT_SECRET"),
+        *(
+            "TORCH_TOKEN",
+            "OPENBLAS_TOKEN",
+            "MKL_X",
+            "OMP_X",
+            "LC_SECRET",
+            "NEUROPOD_X",
+            "KMP_X",
+            "tf_cpp_min_log_level",
+        ),
+    ],
+)
+def test_no_name_passes_for_its_beginning(name: str, tmp_path: Path) -> None:
+    given = {name: "secret", "TF_DETERMINISTIC_OPS": "1", "LC_ALL": "C", "NEUROPOD_TRUST": "graph"}
+
+    assert not {name, "secret"} & set(sum(sandbox.clean_environment(given, tmp_path).items(), ()))
+    assert given.items() - sandbox.clean_environment(given, tmp_path).items() == {(name, "secret")}
+
+
+def test_guide_lists_every_variable_that_passes() -> None:
+    guide = Path(__file__).parents[2] / "docs" / "guide" / "sandbox.md"
+    (listed,) = re.findall(r'(?s)```text title="names"\n(.*?)```', guide.read_text("utf-8"))
+
+    assert set(listed.split()) == VARIABLES
+
+
 # ----------------------------------------------------------------------------------------------------------- the filter
 
 
@@ -339,6 +397,9 @@ def test_filter_judges_every_call_by_its_number(machine: str) -> None:
     assert {verdict(program, audit, numbers[name]) for name in REFUSED & numbers.keys()} == {REFUSE}
     assert {verdict(program, audit, numbers[name]) for name in ABSENT & numbers.keys()} == {ABSENCE}
     assert {verdict(program, audit, LAST + 1), verdict(program, audit, 0x40000000)} == {ABSENCE}
+    first, last = UNASSIGNED[machine]
+    assert {verdict(program, audit, number) for number in range(first, last + 1)} == {ABSENCE}
+    assert (verdict(program, audit, first - 2), verdict(program, audit, last + 1)) == (ALLOW, REFUSE)
     assert verdict(program, audit ^ 1, numbers["seccomp"]) == KILL
     assert len(program) // 8 <= 4096
 
@@ -376,7 +437,17 @@ def test_filter_judges_every_call_by_its_number(machine: str) -> None:
         ("clone", (0x3D0F00 | 0x10000000,), False),
         ("fcntl", (3, 1033), True),
         ("fcntl", (3, 8), False),
+        ("fcntl", (3, 10), False),
+        ("fcntl", (3, 15), False),
+        ("fcntl", (3, 1024), False),
+        ("fcntl", (3, 1026), False),
+        ("fcntl", (3, 2000), False),
         ("ioctl", (3, 0x5401), True),
+        ("ioctl", (3, 0x541B), True),
+        ("ioctl", (3, 0x5421), True),
+        ("ioctl", (3, 0x40086602), False),
+        ("ioctl", (3, 0xC0045877), False),
+        ("ioctl", (3, 0xC020462A), False),
         ("ioctl", (3, 0x5412), False),
         ("ioctl", (3, 1 << 32 | 0x5412), False),
     ],
@@ -387,6 +458,32 @@ def test_filter_judges_by_arguments(machine: str, name: str, arguments: tuple[in
 
     given = verdict(program, _seccomp.MACHINES[machine], NUMBERS[machine][name], unsigned)
     assert given == (ALLOW if allowed else REFUSE)
+
+
+@pytest.mark.parametrize("machine", sorted(NUMBERS))
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        (0x5401, ALLOW),
+        (0xC020462A, ALLOW),  # One of NVIDIA's.
+        (0x30000001, ALLOW),
+        (0x5412, REFUSE),
+        (0x40086602, REFUSE),
+        (0x40046602, REFUSE),
+        (0x401C5820, REFUSE),
+        (0x40087602, REFUSE),
+        (0x40806685, REFUSE),
+        (0xC0045877, REFUSE),
+        (0x40047211, REFUSE),
+        (0xC0189436, REFUSE),
+        (0x8912, REFUSE),
+        (0x40049409, 0x50000 | EOPNOTSUPP),
+    ],
+)
+def test_devices_take_commands_and_file_systems_do_not(machine: str, command: int, given: int) -> None:
+    program = _seccomp.program(machine, 4242, devices=True)
+
+    assert verdict(program, _seccomp.MACHINES[machine], NUMBERS[machine]["ioctl"], (3, command)) == given
 
 
 def test_filter_ignores_what_pins_other_threads() -> None:
@@ -400,3 +497,5 @@ def test_numbers_are_those_of_the_kernel() -> None:
     numbers = {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)", HEADER.read_text())}
 
     assert {name: numbers[name] for name in NUMBERS["x86_64"]} == NUMBERS["x86_64"]
+    first, last = UNASSIGNED["x86_64"]
+    assert {first - 1, last + 1} <= set(numbers.values())

@@ -45,3 +45,12 @@ def test_model_computes_the_same_in_a_cage(platform: str, write: Callable[..., P
 
     assert ran.returncode == 0, ran.stderr
     np.testing.assert_array_equal(np.load(scratch / "y.npy"), expected)
+
+
+@pytest.mark.skipif(not sandbox.available().complete, reason=f"{sandbox.available().missing}")
+def test_model_computes_the_same_in_a_sandboxed_worker(platform: str, write: Callable[..., Path]) -> None:
+    package, x = write(platform, "affine"), np.arange(8, dtype=np.float32).reshape(2, 4)
+    with load_neuropod(package, trust="code") as model:
+        expected = model.infer({"x": x})["y"]
+    with load_neuropod(package, placement="worker", trust="sandboxed") as model:
+        np.testing.assert_array_equal(model.infer({"x": x})["y"], expected)

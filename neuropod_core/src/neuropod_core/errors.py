@@ -98,6 +98,15 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[: _SHOWN_CHARACTERS - 3]}..."
 
 
+def visible(text: str) -> str:
+    r"""Spell out what a terminal would obey or hide, as ``\x1b`` and ``\u202e``."""
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
+
+
 def worded(error: BaseException) -> str:
     """Give the type and the message of a foreign error, which may be unable to say anything."""
     try:
@@ -426,7 +435,7 @@ class WorkerDiedError(InferenceError):
 
     `how` says how it ended: ``signal 9 (SIGKILL)``, ``exit code 3``; after a colon, why this process ended it
     (``signal 9 (SIGKILL): it hung up``); ``unknown, since ...`` where the system told somebody else, or nobody.
-    `last_lines` is what it wrote last to its standard error.
+    `last_lines` is what it wrote last to its standard error, with control characters spelled out.
     """
 
     def __init__(self, worker: str, how: str, last_lines: tuple[str, ...] = (), remedy: str = "") -> None:

@@ -1,8 +1,8 @@
 """Ways out of a cage, each as a function that raises OSError where it is barred; run as a program, in a child.
 
 ``breakouts.py free|caged NAME`` prints ``done``, or ``refused`` and the number of the error. What a way out needs is
-in the environment: ``SCRATCH`` (inside), ``OUTSIDE`` (a folder with a file), ``VICTIM`` (a process), ``PORT``,
-``ABSTRACT`` (names of listening sockets).
+in the environment: ``SCRATCH`` (inside), ``OUTSIDE`` (a folder with a file), ``LENT`` (another, which may be read),
+``VICTIM`` (a process), ``PORT``, ``ABSTRACT`` (names of listening sockets).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from neuropod_core import sandbox
 SCRATCH, OUTSIDE = Path(os.environ["SCRATCH"]), Path(os.environ["OUTSIDE"])
 VICTIM = int(os.environ["VICTIM"])
 FILE = OUTSIDE / "file"
+LENT = Path(os.environ["LENT"]) / "file"
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.syscall.restype = ctypes.c_long
 
@@ -171,7 +172,7 @@ def write_by_a_hard_link() -> object:
 
 @way_out
 def write_what_was_opened_for_reading() -> object:
-    descriptor = os.open(FILE, os.O_RDONLY)
+    descriptor = os.open(LENT, os.O_RDONLY)
     return Path(f"/proc/self/fd/{descriptor}").open("a").write("x")
 
 
@@ -208,12 +209,12 @@ def cut_a_file_by_name() -> None:
 
 @way_out
 def cut_a_file_that_is_opened_for_reading() -> object:
-    return os.open(FILE, os.O_RDONLY | os.O_TRUNC)
+    return os.open(LENT, os.O_RDONLY | os.O_TRUNC)
 
 
 @way_out
 def cut_a_file_that_is_opened_for_nothing() -> object:
-    return os.open(FILE, 3 | os.O_TRUNC)
+    return os.open(LENT, 3 | os.O_TRUNC)
 
 
 @way_out
@@ -223,7 +224,7 @@ def change_a_mode() -> None:
 
 @way_out
 def change_a_mode_by_descriptor() -> None:
-    os.fchmod(os.open(FILE, os.O_RDONLY), 0o777)
+    os.fchmod(os.open(LENT, os.O_RDONLY), 0o777)
 
 
 @way_out
@@ -241,9 +242,129 @@ def change_an_attribute() -> None:
     os.setxattr(FILE, "user.x", b"x")
 
 
+def flags_of_a_file(number: int) -> object:
+    descriptor = os.open(LENT, os.O_RDONLY)
+    flags = fcntl.ioctl(descriptor, 0x80086601, bytes(8)) if caged == "free" else bytes(8)
+    return fcntl.ioctl(descriptor, number, flags)
+
+
+@way_out
+def change_flags_of_a_file() -> object:
+    return flags_of_a_file(0x40086602)
+
+
+@way_out
+def change_flags_of_a_file_as_32_bit_machines_do() -> object:
+    return flags_of_a_file(0x40046602)
+
+
+@way_out
+def change_flags_of_a_file_as_xfs_does() -> object:
+    descriptor = os.open(LENT, os.O_RDONLY)
+    flags = fcntl.ioctl(descriptor, 0x801C581F, bytes(28)) if caged == "free" else bytes(28)
+    return fcntl.ioctl(descriptor, 0x401C5820, flags)
+
+
+@way_out
+def change_the_version_of_a_file() -> object:
+    return fcntl.ioctl(os.open(LENT, os.O_RDONLY), 0x40087602, bytes(8))
+
+
+@way_out
+def seal_a_file_by_verity() -> object:
+    arguments = bytearray(128)
+    arguments[0:12] = bytes([1, 0, 0, 0, 1, 0, 0, 0, 0, 16, 0, 0])
+    return fcntl.ioctl(os.open(LENT, os.O_RDONLY), 0x40806685, bytes(arguments))
+
+
+@way_out
+def freeze_a_file_system() -> object:
+    if caged == "free":  # Everybody would wait.
+        raise OSError(1, "not tried")
+    return fcntl.ioctl(os.open("/proc/self", os.O_RDONLY), 0xC0045877, 0)
+
+
+@way_out
+def share_blocks_of_a_file() -> object:
+    return fcntl.ioctl(os.open(LENT, os.O_RDONLY), 0xC0189436, bytes(24))  # FIDEDUPERANGE
+
+
+@way_out
+def ask_for_network_devices() -> object:
+    one, _ = socket.socketpair()
+    return fcntl.ioctl(one, 0x8912, bytes(16))  # SIOCGIFCONF
+
+
+@way_out
+def lease_a_file() -> object:
+    return fcntl.fcntl(os.open(LENT, os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)
+
+
+@way_out
+def be_told_of_a_folder() -> object:
+    return fcntl.fcntl(os.open(LENT.parent, os.O_RDONLY), fcntl.F_NOTIFY, fcntl.DN_CREATE)
+
+
+@way_out
+def watch_a_folder() -> object:
+    watching = system_call(294, 26, 0)
+    return checked(LIBC.inotify_add_watch(watching, os.fsencode(OUTSIDE), 0x100))
+
+
+@way_out
+def watch_a_folder_in_the_old_way() -> object:
+    watching = system_call(253, 26, 0)
+    return checked(LIBC.inotify_add_watch(watching, os.fsencode(OUTSIDE), 0x100))
+
+
+@way_out
+def watch_a_file_system() -> object:
+    return system_call(300, 262, 0x200, 0)  # FAN_REPORT_FID
+
+
 @way_out
 def read_a_file() -> object:
     return FILE.read_text()
+
+
+@way_out
+def read_connections_of_the_host() -> object:
+    return Path("/proc/self/net/tcp").read_text()
+
+
+@way_out
+def read_sockets_of_the_host() -> object:
+    return Path("/proc/net/unix").read_text()
+
+
+@way_out
+def read_routes_by_a_thread() -> object:
+    return Path(f"/proc/self/task/{threading.get_native_id()}/net/route").read_text()
+
+
+@way_out
+def read_connections_by_the_process() -> object:
+    return Path(f"/proc/{os.getpid()}/net/tcp").read_text()
+
+
+@way_out
+def read_mounts() -> object:
+    return Path("/proc/self/mounts").read_text()
+
+
+@way_out
+def read_what_is_mounted_by_a_thread() -> object:
+    return Path("/proc/thread-self/mountinfo").read_text()
+
+
+@way_out
+def list_network_devices() -> object:
+    return list(Path("/sys/class/net").iterdir())
+
+
+@way_out
+def read_an_address_of_a_network_device() -> object:
+    return Path("/sys/devices/virtual/net/lo/address").read_text()
 
 
 @way_out
@@ -504,7 +625,7 @@ def make_an_old_call() -> object:
 if __name__ == "__main__":
     caged, name = sys.argv[1:]
     if caged == "caged":
-        sandbox.enforce(SCRATCH, readable=sandbox.readable_for_python())
+        sandbox.enforce(SCRATCH, readable=sandbox.readable_for_python(LENT.parent))
     try:
         WAYS_OUT[name]()
     except OSError as refusal:

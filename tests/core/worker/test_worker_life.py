@@ -214,6 +214,24 @@ def test_what_a_worker_writes_is_logged_under_its_name(load: Load, caplog: pytes
     assert caplog.text.count("lab: ahoi") == 2
 
 
+def test_what_a_worker_writes_commands_no_terminal(
+    package: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        load_neuropod(package(), placement="worker", trust="sandboxed") as model,
+        caplog.at_level(logging.INFO, "neuropod.worker"),
+    ):
+        model.infer(said("print:a\tb\x1b]0;pwn\x07\x9b2J\u202e\r\N{SNOWMAN}"))
+        with pytest.raises(WorkerDiedError) as died:
+            model.infer(said("kill:9"))
+
+    shown = r"a   b\x1b]0;pwn\x07\x9b2J\u202e\r" + "\N{SNOWMAN}"
+    assert died.value.last_lines[-1] == shown
+    assert shown in str(died.value)
+    assert "\x1b" not in caplog.text
+    assert caplog.text.count(shown) == 2
+
+
 def test_debug_logging_follows_one_call(load: Load, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "neuropod.worker"):
         model = load()

@@ -8,13 +8,17 @@ import math
 import os
 import signal
 import site
+import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import worker_lab
 from worker_lab import Load, said
 
 from neuropod_core import (
@@ -28,6 +32,7 @@ from neuropod_core import (
     load_neuropod,
     sandbox,
 )
+from neuropod_core._workplaces import Workplace
 from neuropod_core.placement.worker._process import Process, _own_path
 from neuropod_core.placement.worker._recipe import Home
 
@@ -62,6 +67,20 @@ def test_a_caged_worker_reads_nothing_of_the_current_folder(home: Path, package:
 
     with load_neuropod(package(), placement="worker") as model:
         assert model.infer(said(f"read:{home / 'secret'}"))["y"].tolist() == [7.0]
+
+
+def test_a_caged_worker_is_given_variables_by_their_full_names(
+    package: MakePackage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TF_TOKEN_app_terraform_io", "OMP_X", "MINE", "KMP_BLOCKTIME"):
+        monkeypatch.setenv(name, "5")
+    place = Worker(variables={"MINE": "7"})
+    with load_neuropod(package(), placement=place, trust="sandboxed") as model:
+        for name in ("TF_TOKEN_app_terraform_io", "OMP_X"):
+            with pytest.raises(InferenceError, match=f"KeyError: '{name}'"):
+                model.infer(said(f"environment:{name}"))
+        assert model.infer(said("environment:KMP_BLOCKTIME"))["y"].tolist() == [5.0]
+        assert model.infer(said("environment:MINE"))["y"].tolist() == [7.0]
 
 
 def test_what_was_installed_is_on_the_path_of_a_caged_worker(tmp_path: Path, home: Path) -> None:
@@ -224,6 +243,64 @@ def test_native_results_are_waited_for_as_long_as_others(load: Load) -> None:
 
 
 # -- what is left
+
+
+LOADED = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import worker_lab
+from neuropod_core import load_neuropod, plugins
+plugins.register(worker_lab, "lab")
+model = load_neuropod(sys.argv[1], placement="worker", trust="sandboxed")
+print(model.stats()["replicas"][0]["pid"], flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_program(package: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a program that has a caged worker and this folder for what is temporary, and waits."""
+    given = [sys.executable, "-c", LOADED, str(package), str(Path(worker_lab.__file__).parent)]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as program:
+        yield program
+
+
+def test_scratch_of_a_killed_program_goes_when_the_next_worker_comes(
+    package: MakePackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, path = tmp_path / "temporary", package()
+    folder.mkdir()
+    (folder / ".neuropod-scratch-of-mine").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with another_program(path, folder) as killed:
+        assert killed.stdout is not None
+        killed.stdout.readline()
+        (left,) = folder.glob(".neuropod-scratch-????????????????")
+        (left / "something").write_text("written by a model")
+        with load_neuropod(path, placement="worker", trust="sandboxed") as model:
+            (mine,) = set(folder.glob(".neuropod-scratch-????????????????")) - {left}
+            assert left.exists(), "another program uses it"
+            killed.kill()
+            killed.wait()
+            with load_neuropod(path, placement="worker", trust="sandboxed"):
+                assert not left.exists()
+                assert mine.exists()
+            assert model.infer(said("copy", [1.0]))["y"].tolist() == [1.0]
+
+    assert [path.name for path in folder.iterdir()] == [".neuropod-scratch-of-mine"]
+
+
+def test_a_folder_that_is_being_made_is_left_alone_for_a_while(tmp_path: Path) -> None:
+    young, old = (tmp_path / f".neuropod-scratch-{digit * 16}.new" for digit in "ab")
+    for folder in (young, old):
+        folder.mkdir()
+    os.utime(old, (0, 0))
+    workplace = Workplace(tmp_path, "scratch")
+
+    assert sorted(tmp_path.iterdir()) == sorted((young, workplace.folder))
+    workplace.close()
+    assert list(tmp_path.iterdir()) == [young]
 
 
 def test_a_closed_model_leaves_no_descriptor_to_the_collector(package: MakePackage) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 
+from neuropod_core.errors import visible
+
 __all__ = ["clean", "clean_lines", "human_bytes", "signal_name"]
 
 _BREAK = re.compile(r"[ \t\n\r\f\v]*[\t\n\r\f\v][ \t\n\r\f\v]*")
@@ -17,13 +19,12 @@ def clean(value: object) -> str:
     >>> print(clean("a" + chr(27) + "[2J b"))
     a\x1b[2J b
     """
-    text = _BREAK.sub(" ", str(value))
-    return text if text.isprintable() else "".join(map(_visible, text))
+    return visible(_BREAK.sub(" ", str(value)))
 
 
 def clean_lines(text: str) -> str:
     """Clean a text of several lines, and keep its lines and their indentation."""
-    return "\n".join("".join(map(_visible, line)) for line in text.split("\n"))
+    return "\n".join(map(visible, text.split("\n")))
 
 
 def signal_name(number: int) -> str:
@@ -42,7 +43,3 @@ def human_bytes(count: int) -> str:
             return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= _BYTES_PER_STEP
     return f"{size:.1f} TiB"
-
-
-def _visible(character: str) -> str:
-    return character if character.isprintable() else ascii(character)[1:-1]

@@ -137,7 +137,7 @@ def enforce(
         _kernel.forbid_new_privileges()
         _kernel.drop_capabilities()  # It reads in /proc, which may be out of reach thereafter.
         _landlock.restrict(rules, report.landlock_abi)
-        _seccomp.install(_seccomp.program(report.machine, os.getpid()))
+        _seccomp.install(_seccomp.program(report.machine, os.getpid(), devices=bool(devices)))
     except OSError as error:
         raise SandboxError((f"the kernel refused a part: {error}",), remedy="end this process") from error
     reading = "reads anywhere" if readable is None else f"reads below {len(readable)} paths and its scratch folder only"
@@ -164,7 +164,8 @@ def _promises(abi: int) -> tuple[str, ...]:
         "starts no process and no program (seccomp)",
         f"signals and looks into no other process ({scope})",
         "pins no thread but the one that asks to CPUs: it is told yes, and nothing happens (seccomp)",
-        "changes no owner, mode, time or attribute of a file (seccomp)",
+        "changes no owner, mode, time or attribute of a file, by no command of a file system either (seccomp)",
+        "watches no file, and makes nobody wait who opens one: no inotify, fanotify, leases (seccomp)",
         "no io_uring, bpf, keyrings, namespaces, mounts, System V or POSIX queues (seccomp)",
         "no new privileges, no capabilities, no higher limits, no core files (prctl, capset, setrlimit)",
     )

@@ -91,8 +91,12 @@ class _PathBeneath(ctypes.Structure):
 
 
 def _add(ruleset: int, path: Path, access: int) -> None:
-    with _closing(os.open(path, os.O_PATH | os.O_CLOEXEC)) as parent:
-        call(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(_PathBeneath(access, parent)), 0)
+    parent = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    call(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.byref(_PathBeneath(access, parent)), 0)
+    # A rule is about an inode. Those of /proc are thrown away when memory is short, and made anew without the rule:
+    # a descriptor keeps them, to the end of the process.
+    if not path.is_relative_to("/proc"):
+        os.close(parent)
 
 
 def _every(abi: int) -> int:

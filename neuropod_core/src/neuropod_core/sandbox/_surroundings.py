@@ -9,9 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from neuropod_core.sandbox._variables import VARIABLES
+
 __all__ = ["clean_environment", "installed_entries", "readable_for_python"]
 
-# Libraries and what the loader, the C library and CPU detection read; nothing of a user.
+# Libraries and what the loader, the C library and CPU detection read; nothing of a user, of mounts, or of networks.
 _SYSTEM = (
     "/usr",
     "/lib",
@@ -24,7 +26,6 @@ _SYSTEM = (
     "/etc/ssl/openssl.cnf",
     "/dev/random",
     "/dev/urandom",
-    "/proc/self",
     "/proc/cpuinfo",
     "/proc/filesystems",
     "/proc/meminfo",
@@ -32,35 +33,28 @@ _SYSTEM = (
     "/proc/sys/kernel",
     "/proc/sys/vm",
     "/sys/bus",
-    "/sys/class",
-    "/sys/devices",
+    "/sys/devices/soc0",
+    "/sys/devices/system",
+    "/sys/devices/virtual/dmi/id/board_vendor",
+    "/sys/devices/virtual/dmi/id/product_name",
+    "/sys/devices/virtual/dmi/id/sys_vendor",
     "/sys/fs/cgroup",
+    "/sys/kernel/mm/hugepages",
     "/sys/kernel/mm/transparent_hugepage",
 )
-_VARIABLES = {"LANG", "LANGUAGE", "LD_LIBRARY_PATH", "PATH", "TZ", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"}
-_PREFIXES = (
-    "BLIS_",
-    "GOTO_",
-    "GOMP_",
-    "KMP_",
-    "LC_",
-    "MKL_",
-    "NEUROPOD_",
-    "NUMEXPR_",
-    "OMP_",
-    "OPENBLAS_",
-    "ORT_",
-    "TF_",
-    "TORCH_",
-    "VECLIB_",
-)
+# Of /proc/self: not net, mounts, mountinfo and mountstats, nor task, which has all of them again.
+_OF_ITSELF = """
+    auxv cgroup cmdline comm environ fd fdinfo io limits maps numa_maps oom_score smaps smaps_rollup stat statm status
+""".split()  # noqa: SIM905 - as in the list of system calls
+_OF_A_DEVICE = ("class", "device", "vendor")  # By which ONNX Runtime finds out whether there is a GPU.
 
 
 def readable_for_python(*more: Path) -> tuple[Path, ...]:
     """List the files and folders that this interpreter and its libraries read: what is there of them.
 
     Its own installation and environment, every entry of ``sys.path``, the system's libraries, and what tells CPUs and
-    memory. Home folders are not among them, unless Python or an entry of ``sys.path`` lies there.
+    memory. Home folders are not among them, unless Python or an entry of ``sys.path`` lies there; nor is what tells
+    networks, connections and mounts.
 
     Parameters
     ----------
@@ -76,10 +70,17 @@ def readable_for_python(*more: Path) -> tuple[Path, ...]:
         *sys.path,
         *library_folders,
         *_SYSTEM,
+        *(f"/proc/self/{name}" for name in _OF_ITSELF),
     ]
     places = dict.fromkeys(Path(name) for name in named if name)
     links = [Path(os.path.realpath(place)) for place in places if not place.is_relative_to("/proc")]
-    return tuple(place for place in dict.fromkeys([*places, *links]) if place.exists())
+    return tuple(place for place in dict.fromkeys([*places, *links, *_kinds_of_devices()]) if place.exists())
+
+
+def _kinds_of_devices() -> Iterator[Path]:
+    for device in sorted(Path("/sys/bus/pci/devices").glob("*")):
+        folder = Path(os.path.realpath(device))
+        yield from (folder / name for name in _OF_A_DEVICE)
 
 
 def installed_entries(path: Iterable[str], *roots: Path) -> list[str]:
@@ -122,8 +123,11 @@ def _named_by_pth_files(path: Iterable[str]) -> Iterator[Path]:
 def clean_environment(environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
     """Give the environment variables for a caged process: language, libraries, devices, threads; no secrets.
 
+    Each passes by its full name; the guide to the sandbox lists them. A prefix is no promise: ``TF_`` begins the names
+    of TensorFlow's variables, and of passwords too.
+
     ``HOME`` and ``TMPDIR`` are the scratch folder. Give it to the process when it is started: what it once had, it can
     read again from ``/proc/self/environ``.
     """
-    kept = {name: value for name, value in environment.items() if name in _VARIABLES or name.startswith(_PREFIXES)}
+    kept = {name: value for name, value in environment.items() if name in VARIABLES}
     return {**kept, "HOME": str(scratch), "TMPDIR": str(scratch), "PYTHONDONTWRITEBYTECODE": "1"}

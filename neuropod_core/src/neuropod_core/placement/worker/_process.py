@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from neuropod_core._workplaces import Workplace
-from neuropod_core.errors import WorkerProtocolError, shown
+from neuropod_core.errors import WorkerProtocolError, shown, visible
 from neuropod_core.placement.worker import _frames
 from neuropod_core.placement.worker._bells import IN, LONGEST_POLL_MS, Doorbell, new_poll
 from neuropod_core.placement.worker._recipe import Home
@@ -311,7 +311,7 @@ class Process:
             lines, rest = [*lines, rest], b""
         self._partial[id(stream)] = rest
         for raw in lines:
-            line = raw[:_LONGEST_LINE].decode("utf-8", "replace").rstrip()
+            line = visible(raw[:_LONGEST_LINE].decode("utf-8", "replace").rstrip().expandtabs(4))
             if stream is self._popen.stderr and line:
                 self._tail.append(line if len(line) <= _LONGEST_SHOWN else f"{line[: _LONGEST_SHOWN - 3]}...")
             _logger.info("%s: %s", self.name, line)
