@@ -22,9 +22,10 @@ from neuropod_core.errors import DeadlineError, InferenceError
 from neuropod_core.placement.worker import _board as board
 from neuropod_core.placement.worker import _results
 from neuropod_core.placement.worker._bells import Doorbell
+from neuropod_core.placement.worker._blocks import Lease
 from neuropod_core.placement.worker._desk import SharedMemoryDesk
 from neuropod_core.placement.worker._line import SharedMemoryLine
-from neuropod_core.placement.worker._pool import Lease, Pool
+from neuropod_core.placement.worker._pool import Pool
 from neuropod_core.placement.worker._segments import create_segment
 from neuropod_core.placement.worker._turns import Turns
 

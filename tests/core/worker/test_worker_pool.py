@@ -15,8 +15,9 @@ from worker_marks import until
 
 from neuropod_core.errors import ModelClosedError, SharedMemoryError
 from neuropod_core.placement.worker import _claims
+from neuropod_core.placement.worker._blocks import Block
 from neuropod_core.placement.worker._claims import Claim
-from neuropod_core.placement.worker._pool import Block, Pool
+from neuropod_core.placement.worker._pool import Pool
 from neuropod_core.placement.worker._segments import PAGE_BYTES
 
 QUARTER = 16 * PAGE_BYTES

@@ -24,7 +24,6 @@ from neuropod_core.errors import (
     ModelClosedError,
     NeuropodError,
     OptionError,
-    SharedMemoryError,
     WorkerProtocolError,
     WorkerStartError,
 )
@@ -37,7 +36,6 @@ from neuropod_core.placement.worker._connection import (
     Transport,
 )
 from neuropod_core.placement.worker._recipe import Recipe
-from neuropod_core.placement.worker._segments import machine_bytes
 from neuropod_core.placement.worker._stats import stats_of
 from neuropod_core.placement.worker._supervisor import Limits, Supervisor
 from neuropod_core.placement.worker._tasks import has_turn
@@ -164,9 +162,6 @@ class WorkerExecutor(Executor):
         if self._refusal is not None:
             raise _again(self._refusal)
         nbytes = 0 if dtype is DType.STRING else prod(shape) * dtype.itemsize
-        if 8 * nbytes > (total := machine_bytes()) > 0 and nbytes > (limit := self._transport.usage()["limit"]):
-            remedy = f"pass a smaller shape: this machine has {total} bytes of memory"  # A larger limit would be none.
-            raise SharedMemoryError(f"{nbytes} bytes do not fit shared memory of {limit}", remedy=remedy)
         memory = self._transport.allocate(nbytes) if nbytes else None
         if memory is None:
             return super().allocate(shape, dtype)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuropod_core.backend import Names, Tensors
 from neuropod_core.errors import InferenceError
+from neuropod_core.placement.worker._blocks import Block
 from neuropod_core.placement.worker._board import (
     BLOCK_OFFSET,
     BLOCK_SEGMENT,
@@ -21,7 +22,7 @@ from neuropod_core.placement.worker._board import (
 )
 from neuropod_core.placement.worker._known import Request
 from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, NO_ORDERS, Layout, layout_of, orders_of
-from neuropod_core.placement.worker._pool import Block, Pool
+from neuropod_core.placement.worker._pool import Pool
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._trays import Where, Written
 

@@ -10,9 +10,10 @@ from weakref import ref
 from numpy import ndarray
 
 from neuropod_core.backend import Names, Tensors
+from neuropod_core.placement.worker._blocks import Block, BlockArray, Shelf
 from neuropod_core.placement.worker._board import TRAY_BYTES
 from neuropod_core.placement.worker._layouts import Layout, decode_text
-from neuropod_core.placement.worker._pool import Block, BlockArray, Pool, Shelf
+from neuropod_core.placement.worker._pool import Pool
 from neuropod_core.placement.worker._trays import Tray, Where
 
 if TYPE_CHECKING:

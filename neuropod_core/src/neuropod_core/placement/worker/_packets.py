@@ -28,7 +28,7 @@ from neuropod_core.placement.worker._layouts import (
     layout_of,
     orders_of,
 )
-from neuropod_core.placement.worker._segments import rounded
+from neuropod_core.placement.worker._segments import larger_limit
 
 CALL, RESULTS, ERROR = 1, 2, 3
 
@@ -296,5 +296,5 @@ def _empty(place: Place) -> Array:
 
 
 def _too_large(nbytes: int, limit_bytes: int) -> SharedMemoryError:
-    remedy = f"pass Worker(shared_memory_bytes={rounded(2 * nbytes, 1 << 20)}) or smaller tensors"
-    return SharedMemoryError(f"{nbytes} bytes do not fit the {limit_bytes} bytes that a call may take", remedy=remedy)
+    what = f"{nbytes} bytes do not fit the {limit_bytes} bytes that a call may take"
+    return SharedMemoryError(what, remedy=larger_limit(2 * nbytes))

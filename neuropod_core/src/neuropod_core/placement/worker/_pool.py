@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
 
-import numpy as np
-
 from neuropod_core.backend import Array
 from neuropod_core.errors import ModelClosedError, SharedMemoryError
+from neuropod_core.placement.worker._blocks import Block, BlockArray, Lease, NoShelf, Shelf
 from neuropod_core.placement.worker._claims import Claim, Claims
 from neuropod_core.placement.worker._connection import OverdueForRoomError
-from neuropod_core.placement.worker._segments import PAGE_BYTES, Segment, create_segment, rounded
+from neuropod_core.placement.worker._segments import PAGE_BYTES, Segment, create_segment, larger_limit, rounded
 
 AT_ONCE = 0.0
 """A deadline of long ago: where there is no room, an error says so at once."""
@@ -25,100 +24,6 @@ SEGMENT_BYTES = 16 << 20
 
 def nothing() -> None:
     """Have nothing to say."""
-
-
-class BlockArray(np.ndarray):
-    """The bytes of one block, and the innermost owner of every array in it: `lease` gives the block back."""
-
-    lease: Lease | None
-
-    def __array_finalize__(self, source: object) -> None:
-        # NumPy lets a slice of this very array forget it, and remember the segment: so the slice keeps the lease.
-        self.lease = getattr(source, "lease", None)
-
-
-class Block:
-    """A range of a segment that the pool has handed out."""
-
-    __slots__ = ("lent", "nbytes", "offset", "segment")
-
-    def __init__(self, segment: Segment, offset: int, nbytes: int) -> None:
-        self.segment, self.offset, self.nbytes = segment, offset, nbytes
-        self.lent = False
-
-
-class Lease:
-    """Whoever holds it uses the block; the last one to let go puts it on the shelf that it came from."""
-
-    __slots__ = ("_shelf", "block")
-
-    def __init__(self, shelf: Shelf, block: Block) -> None:
-        self._shelf, self.block = shelf, block
-
-    def owner(self) -> BlockArray:
-        """Give the bytes of the block as an array that keeps this lease."""
-        block = self.block
-        owner: BlockArray = block.segment.bytes[block.offset : block.offset + block.nbytes].view(BlockArray)
-        owner.lease = self
-        return owner
-
-    def __del__(self) -> None:
-        # Runs wherever the collector runs, perhaps inside the pool: so it takes no lock.
-        with contextlib.suppress(Exception):  # At the end of the interpreter, things go in any order.
-            self._shelf.put(self.block)
-
-
-class Shelf:
-    """Where a line finds the block of its last call again; whoever runs short of memory clears it.
-
-    The common case, a caller that drops a result before the next call, then never comes to the pool.
-    """
-
-    __slots__ = ("_blocks", "_pool", "_retired")
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool, self._retired = pool, False
-        self._blocks: list[Block] = []
-
-    def take(self, nbytes: int) -> Block | None:
-        """Take the block that came last, if it fits."""
-        try:
-            block = self._blocks.pop()
-        except IndexError:
-            return None
-        if nbytes <= block.nbytes <= 4 * nbytes:
-            return block
-        self._pool.give_back(block)
-        return None
-
-    def put(self, block: Block) -> None:
-        """Keep a block for the next call; more than one goes back."""
-        if self._blocks or self._retired or self._pool.wanting(block):
-            self._pool.give_back(block)
-            return
-        self._blocks.append(block)
-        if self._came_up(block):
-            self.clear()
-
-    def retire(self) -> None:
-        """Keep nothing from now on: leases outlive the line."""
-        self._retired = True
-        self.clear()
-
-    def clear(self) -> None:
-        """Give everything back."""
-        while self._blocks:
-            with contextlib.suppress(IndexError):  # Somebody took it.
-                self._pool.give_back(self._blocks.pop())
-
-    @property
-    def lent_bytes(self) -> int:
-        """What callers had and dropped, among what is kept."""
-        return sum(block.nbytes for block in self._blocks.copy() if block.lent)
-
-    def _came_up(self, block: Block) -> bool:
-        """Whether something speaks against keeping a block, since a moment ago."""
-        return self._retired or bool(self._pool.wanting(block))
 
 
 class Pool:
@@ -145,7 +50,7 @@ class Pool:
         self.lent_bytes = self.used_bytes = 0
         self._spare: dict[int, list[Block]] = {}
         self._gaps: dict[int, list[tuple[int, int]]] = {}  # segment -> (offset, bytes) that are free, in order
-        self._own_shelf = _Straight(self)
+        self._own_shelf = NoShelf(self)
         self._lock, self._numbers = threading.Lock(), iter(range(1, 1 << 62))
 
     def usage(self) -> dict[str, int]:
@@ -186,8 +91,8 @@ class Pool:
         """
         size = _size_class(nbytes)
         if size > self.limit_bytes:
-            remedy = f"pass Worker(shared_memory_bytes={rounded(4 * size, 1 << 20)}) or smaller tensors"
-            raise SharedMemoryError(f"{nbytes} bytes do not fit shared memory of {self.limit_bytes}", remedy=remedy)
+            what = f"{nbytes} bytes do not fit shared memory of {self.limit_bytes}"
+            raise SharedMemoryError(what, remedy=larger_limit(4 * size))
         with self._lock:
             block = self._found(size)
         if block is not None:
@@ -387,16 +292,6 @@ class Pool:
                 segment.close()
                 dropped += segment.nbytes
         return dropped
-
-
-class _Straight(Shelf):
-    """No shelf: blocks go straight back."""
-
-    __slots__ = ()
-
-    def put(self, block: Block) -> None:
-        """Give it back."""
-        self._pool.give_back(block)
 
 
 def _size_class(nbytes: int) -> int:

@@ -9,6 +9,7 @@ from numpy import ndarray
 
 from neuropod_core.backend import Tensors
 from neuropod_core.errors import SharedMemoryError, WorkerProtocolError
+from neuropod_core.placement.worker._blocks import Block, BlockArray, Lease
 from neuropod_core.placement.worker._board import (
     DONE,
     FAILED,
@@ -30,7 +31,7 @@ from neuropod_core.placement.worker._connection import OverdueForRoomError
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._known import Answer, Request, read_results
 from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, Layout, layout_from_json
-from neuropod_core.placement.worker._pool import AT_ONCE, Block, BlockArray, Lease, Pool, nothing
+from neuropod_core.placement.worker._pool import AT_ONCE, Pool, nothing
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._travel import error_from
 from neuropod_core.placement.worker._trays import Where, read_places

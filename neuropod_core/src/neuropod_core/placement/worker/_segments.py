@@ -83,8 +83,16 @@ def adopt_segment(number: int, descriptor: int, nbytes: int) -> Segment:
         raise
 
 
+def larger_limit(nbytes: int) -> str:
+    """Say how to have room for so many bytes; a limit beyond the memory of this machine would be none."""
+    total = _machine_bytes()
+    if nbytes > total > 0:
+        return f"pass smaller tensors: this machine has {total} bytes of memory"
+    return f"pass Worker(shared_memory_bytes={rounded(nbytes, 1 << 20)}) or smaller tensors"
+
+
 @cache
-def machine_bytes() -> int:
+def _machine_bytes() -> int:
     """Give the memory of this machine; 0 where the system does not tell."""
     with suppress(ValueError, OSError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
