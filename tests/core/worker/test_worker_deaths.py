@@ -147,7 +147,9 @@ def test_an_interrupt_of_the_model_says_where(load: Load) -> None:
 def test_memory_that_no_machine_has_is_refused_both_ways(load: Load, package: Callable[..., Path], length: int) -> None:
     with load_neuropod(package()) as here:
         for model in (here, load()):
-            with pytest.raises(MemoryError, match=f"{8 * length} bytes.*; pass (a smaller shape|smaller tensors)") as caught:
+            with pytest.raises(
+                MemoryError, match=f"{8 * length} bytes.*; pass (a smaller shape|smaller tensors)"
+            ) as caught:
                 model.allocate("x", (length,))
             assert isinstance(caught.value, NeuropodError)
 

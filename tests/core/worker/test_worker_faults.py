@@ -6,18 +6,22 @@ import asyncio
 import gc
 import os
 import signal
+import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from worker_lab import Load, said
-from worker_marks import shared_memory_only
+from worker_marks import shared_memory_only, until
 
 from neuropod_core import (
+    ModelClosedError,
     Neuropod,
     NeuropodError,
     SharedMemoryError,
@@ -155,3 +159,27 @@ def _outcome(model: Neuropod, what: str) -> object:
 def _pid(model: Neuropod) -> int:
     replicas: Any = model.stats()["replicas"]
     return int(replicas[0]["pid"])
+
+
+@pytest.mark.parametrize("command", ["kill:9", "sleep:20"], ids=["death", "close"])
+def test_a_call_whose_worker_is_gone_keeps_no_inputs(load: Load, command: str) -> None:
+    model = load()
+    x = np.ones(LARGE)
+    inputs = weakref.ref(x)
+
+    def fails(x: np.ndarray) -> None:
+        with suppress(WorkerDiedError, ModelClosedError):
+            model.infer(said(command, x))
+
+    gc.disable()
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            call = thread.submit(fails, x)
+            if command == "sleep:20":
+                until(lambda: model.stats()["running"] == 1)
+                threading.Thread(target=model.close).start()
+            call.result(20)
+        del x, call
+        until(lambda: inputs() is None)
+    finally:
+        gc.enable()

@@ -60,10 +60,10 @@ class Shelf:
     The common case, a caller that drops a result before the next call, then never comes to the pool.
     """
 
-    __slots__ = ("_blocks", "_pool", "_retired")
+    __slots__ = ("_blocks", "_pool", "_retired", "_waiting")
 
     def __init__(self, pool: Pool) -> None:
-        self._pool, self._retired = pool, False
+        self._pool, self._waiting, self._retired = pool, pool.claims.waiting, False
         self._blocks: list[Block] = []
 
     def take(self, nbytes: int) -> Block | None:
@@ -79,12 +79,12 @@ class Shelf:
 
     def put(self, block: Block) -> None:
         """Keep a block for the next call; more than one goes back."""
-        if self._blocks or self._retired or self._pool.wanting(block):
+        if self._blocks or self._retired or (self._waiting and self._pool.wanting(block)):
             self._pool.give_back(block)
             return
         self._blocks.append(block)
-        if self._came_up(block):
-            self.clear()
+        if self._retired or self._waiting:  # type: ignore[redundant-expr]  # other threads come in between
+            self._look_again(block)
 
     def retire(self) -> None:
         """Keep nothing from now on: leases outlive the line."""
@@ -102,9 +102,10 @@ class Shelf:
         """What callers had and dropped, among what is kept."""
         return sum(block.nbytes for block in self._blocks.copy() if block.lent)
 
-    def _came_up(self, block: Block) -> bool:
-        """Whether something speaks against keeping a block, since a moment ago."""
-        return self._retired or bool(self._pool.wanting(block))
+    def _look_again(self, block: Block) -> None:
+        """Give everything back after all, if somebody wants it."""
+        if self._retired or self._pool.wanting(block):
+            self.clear()
 
 
 class NoShelf(Shelf):

@@ -256,7 +256,7 @@ class WorkerExecutor(Executor):
     def _found(self) -> Connection | None:
         """Give the least busy connection; None while every worker is starting."""
         if self._refusal is not None:
-            raise self._refusal
+            raise _again(self._refusal)
         first = self._supervisors[0]
         if len(self._supervisors) == 1 and first.connection is not None:
             return first.connection
@@ -272,6 +272,8 @@ class WorkerExecutor(Executor):
     def _runs_again(self, error: BaseException, connection: Connection, line: Line, inputs: Tensors) -> bool:
         """Whether a call that broke off never began, since its worker died before: then its line is settled."""
         line.give_up(inputs)
+        if error is line.failure:
+            error.__traceback__ = None  # It is every caller's: the frames of one would keep its inputs.
         if error is not line.failure or not line.never_began:
             return False
         connection.settle(line)
