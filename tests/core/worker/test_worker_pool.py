@@ -278,3 +278,19 @@ def test_an_interrupt_of_somebody_who_has_found_room_loses_none(
         pool.allocate(QUARTER, wait_s=20)
     assert not pool.claims.waiting
     assert pool.allocate(QUARTER, wait_s=0).nbytes == QUARTER
+
+
+@pytest.mark.parametrize("lent", [False, True], ids=["in use", "lent"])
+def test_what_an_interrupt_dropped_is_found_again(full: tuple[Pool, list[Block]], *, lent: bool) -> None:
+    pool, blocks = full
+    if lent:
+        lease = pool.lend(blocks[0])
+        del lease.block  # As if the destructor did not come to its end.
+        del lease
+    del blocks[0]
+    assert pool.used_bytes == 4 * QUARTER
+
+    assert pool.allocate(QUARTER, wait_s=20).nbytes == QUARTER
+    with pytest.raises(SharedMemoryError):
+        pool.allocate(QUARTER, wait_s=0)
+    assert (pool.usage()["used"], pool.usage()["held"]) == (3 * QUARTER, 0)

@@ -24,13 +24,21 @@ class BlockArray(np.ndarray):
 
 
 class Block:
-    """A range of a segment that the pool has handed out."""
+    """A range of a segment, handed out by the pool or ready for that.
 
-    __slots__ = ("lent", "nbytes", "offset", "segment")
+    Attributes
+    ----------
+    lent
+        Whether it counts as held by a caller.
+    out
+        Whether it is handed out.
+    """
+
+    __slots__ = ("__weakref__", "lent", "nbytes", "offset", "out", "segment")
 
     def __init__(self, segment: Segment, offset: int, nbytes: int) -> None:
         self.segment, self.offset, self.nbytes = segment, offset, nbytes
-        self.lent = False
+        self.lent = self.out = False
 
 
 class Lease:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from queue import Empty, SimpleQueue
+from weakref import ref
 
 from neuropod_core.backend import Array
 from neuropod_core.errors import ModelClosedError, SharedMemoryError
@@ -14,6 +15,9 @@ from neuropod_core.placement.worker._blocks import Block, BlockArray, Lease, NoS
 from neuropod_core.placement.worker._claims import Claim, Claims
 from neuropod_core.placement.worker._connection import OverdueForRoomError
 from neuropod_core.placement.worker._segments import PAGE_BYTES, Segment, create_segment, larger_limit, rounded
+
+_AUDIT_S = 1.0
+"""Whoever finds no room looks so often whether some was lost."""
 
 AT_ONCE = 0.0
 """A deadline of long ago: where there is no room, an error says so at once."""
@@ -50,6 +54,8 @@ class Pool:
         self.lent_bytes = self.used_bytes = 0
         self._spare: dict[int, list[Block]] = {}
         self._gaps: dict[int, list[tuple[int, int]]] = {}  # segment -> (offset, bytes) that are free, in order
+        self._blocks: list[ref[Block]] = []
+        self._audited_at = 0.0
         self._own_shelf = NoShelf(self)
         self._lock, self._numbers = threading.Lock(), iter(range(1, 1 << 62))
 
@@ -57,6 +63,7 @@ class Pool:
         """Tell the limit, and how much of it is ``reserved``, ``used``, and ``held`` by callers."""
         with self._lock:
             self._collect()
+            self._audit()
             return {
                 "limit": self.limit_bytes,
                 "reserved": self.total_bytes,
@@ -236,7 +243,11 @@ class Pool:
             self._flush()
             block = self._carved(size)
         block = block or self._from_new_segment(size)
+        if block is None and time.monotonic() - self._audited_at > _AUDIT_S:
+            self._audit()
+            block = self._carved(size) or self._from_new_segment(size)
         if block is not None:
+            block.out = True
             self.used_bytes += block.nbytes
         return block
 
@@ -248,6 +259,7 @@ class Pool:
         with contextlib.suppress(Empty):
             while True:
                 block = self.freed.get_nowait()
+                block.out = False
                 self.used_bytes -= block.nbytes
                 if block.lent:
                     self.lent_bytes -= block.nbytes
@@ -260,8 +272,13 @@ class Pool:
             for place, (offset, free) in enumerate(gaps):
                 if free >= size:
                     gaps[place : place + 1] = [(offset + size, free - size)] if free > size else []
-                    return Block(self.segments[number], offset, size)
+                    return self._made(self.segments[number], offset, size)
         return None
+
+    def _made(self, segment: Segment, offset: int, nbytes: int) -> Block:
+        block = Block(segment, offset, nbytes)
+        self._blocks.append(ref(block))
+        return block
 
     def _flush(self) -> None:
         """Turn spare blocks back into gaps, joining neighbours."""
@@ -271,6 +288,20 @@ class Pool:
         self._spare.clear()
         for number, gaps in self._gaps.items():
             self._gaps[number] = list(_joined(sorted(gaps)))
+        self._blocks = [each for each in self._blocks if each() is not None]
+
+    def _audit(self) -> None:
+        """Count what is out, and have the rest free: an interrupt may have dropped a block on its way."""
+        self._flush()
+        self._audited_at = time.monotonic()
+        out = [block for each in self._blocks if (block := each()) is not None and block.out]
+        ends: dict[int, list[tuple[int, int]]] = {number: [] for number in self.segments}
+        for block in sorted(out, key=lambda block: block.offset):
+            ends.setdefault(block.segment.number, []).append((block.offset, block.offset + block.nbytes))
+        for number, segment in self.segments.items():
+            self._gaps[number] = list(_between(ends[number], segment.nbytes))
+        self.used_bytes = sum(block.nbytes for block in out)
+        self.lent_bytes = sum(block.nbytes for block in out if block.lent)
 
     def _from_new_segment(self, size: int) -> Block | None:
         room = self.limit_bytes - self.total_bytes
@@ -282,7 +313,7 @@ class Pool:
         segment = create_segment(next(self._numbers), min(max(size, usual), room) // PAGE_BYTES * PAGE_BYTES)
         self.segments[segment.number] = segment
         self._gaps[segment.number] = [(size, segment.nbytes - size)] if segment.nbytes > size else []
-        return Block(segment, 0, size)
+        return self._made(segment, 0, size)
 
     def _drop_empty_segments(self, wanted: int) -> int:
         dropped = 0
@@ -309,4 +340,15 @@ def _joined(gaps: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
             start = offset
         end = offset + free
     if end > start >= 0:
+        yield start, end - start
+
+
+def _between(taken: list[tuple[int, int]], end: int) -> Iterator[tuple[int, int]]:
+    """Give what lies between ranges that are in order, as offsets and bytes."""
+    start = 0
+    for first, last in taken:
+        if first > start:
+            yield start, first - start
+        start = last
+    if end > start:
         yield start, end - start
