@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import gc
+import pickle
 import threading
 import weakref
 from collections.abc import Callable
@@ -53,6 +55,12 @@ def test_what_is_asked_for_are_names(outputs: Any, path: Path, x: np.ndarray) ->
 def test_without_checks_only_what_is_asked_for_comes(path: Path, x: np.ndarray) -> None:
     with load_neuropod(path, checks=False) as model:
         assert set(model.infer({"x": x, "y": x}, ["sum"])) == {"sum"}
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps], ids=lambda way: way.__name__)
+def test_a_loaded_model_goes_nowhere(way: Callable[[Any], Any], path: Path) -> None:
+    with load_neuropod(path) as model, pytest.raises(OptionError, match="send the path of the package, and load it"):
+        way(model)
 
 
 def test_a_foreign_error_becomes_ours(path: Path, calc: Any, x: np.ndarray) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache, partial
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, overload
 
 from neuropod_core import plugins
 from neuropod_core._arguments import lengths_for, names_of, seconds_of, zeros_for
@@ -311,6 +311,11 @@ class Neuropod:
                 raise
             except Exception as error:
                 raise self._unforeseen(error) from error
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be copied or pickled: a loaded model belongs to its process."""
+        what = "a loaded model is neither copied nor pickled"
+        raise OptionError(what, remedy="send the path of the package, and load it where it is to run")
 
     def __enter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import weakref
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from worker_lab import Load, said
 from worker_marks import shared_memory_only, until
 
 from neuropod_core import DeadlineError, Neuropod, WorkerDiedError
+from neuropod_core.placement.worker._results import Results
 
 pytestmark = shared_memory_only("sockets have no pool")
 
@@ -156,3 +158,20 @@ def test_a_task_that_is_given_up_with_its_loop_keeps_no_inputs(crowded: _Crowded
         until(lambda: inputs() is None)
     finally:
         gc.enable()
+
+
+def test_large_results_that_are_copied_are_not_copied_on_the_loop(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, threads = load(shared_memory_bytes=16 << 20), []
+    take = Results.take
+
+    def noted(results: Results) -> Any:
+        threads.append(threading.current_thread())
+        return take(results)
+
+    monkeypatch.setattr(Results, "take", noted)
+    inputs = said("double", np.ones(2 << 17))
+    held = [asyncio.run(model.infer_async(inputs))["y"] for _ in range(6)]
+
+    assert threads[0] is threading.main_thread()
+    assert threads[-1] is not threading.main_thread()
+    assert all(np.array_equal(y, 2 * inputs["x"]) for y in held)

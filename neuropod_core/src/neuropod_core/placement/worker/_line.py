@@ -238,6 +238,10 @@ class SharedMemoryLine(Line):
             self._results.give_room(deadline, self._check)
         return results
 
+    def copies_more_than(self, nbytes: int) -> bool:
+        """Whether taking the results means to copy more than that."""
+        return self._results.copies_more_than(nbytes)
+
     @property
     def descriptor(self) -> int:
         """That of the bell."""

@@ -165,6 +165,10 @@ class Results:
             raise WorkerProtocolError(f"an answer has no status {status}")
         return None
 
+    def copies_more_than(self, nbytes: int) -> bool:
+        """Whether results lie in more memory than that and are to be copied, since callers hold so much already."""
+        return self.grant is not None and self.grant.nbytes > nbytes and self._pool.is_crowded_by(self.grant)
+
     def note_what_is_said_once(self) -> None:
         """Read the layout of results that nobody takes: the worker will not say it again."""
         if self._words[STATUS] == DONE and self._words[RESULT_MESSAGE_BYTES]:

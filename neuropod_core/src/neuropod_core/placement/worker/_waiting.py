@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from neuropod_core.placement.worker._line import SharedMemoryLine
 
 OFF_THE_LOOP_BYTES = 256 << 10
-"""Inputs of a task that take more are copied in a thread, so that the loop goes on."""
+"""Tensors of a task that take more are copied in a thread, so that the loop goes on."""
 
 _SHORTEST_NAP_S = 0.001
 
@@ -93,10 +94,7 @@ async def carried(line: SharedMemoryLine, inputs: Mapping[str, Any], outputs: Na
     while results is None:
         line.ask(looks=False)
         await _answered(line, deadline)
-        try:
-            results = line.take(AT_ONCE)
-        except (SharedMemoryError, OverdueForRoomError):
-            results = await thread.run(partial(line.take, deadline))
+        results = await _taken(thread, line, deadline)
     return results
 
 
@@ -112,6 +110,14 @@ async def _put(
         else:
             return
     await thread.run(partial(line.put, inputs, outputs, deadline))
+
+
+async def _taken(thread: _OffTheLoop, line: SharedMemoryLine, deadline: float | None) -> Tensors | None:
+    """Take on the loop what is not copied, or small, and finds room at once."""
+    if not line.copies_more_than(OFF_THE_LOOP_BYTES):
+        with suppress(SharedMemoryError, OverdueForRoomError):
+            return line.take(AT_ONCE)
+    return await thread.run(partial(line.take, deadline))
 
 
 async def _answered(line: SharedMemoryLine, deadline: float | None) -> None:
