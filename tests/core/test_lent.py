@@ -162,7 +162,8 @@ def test_an_older_python_borrows_what_reads_a_lock(tmp_path: Path, monkeypatch: 
     venv = tmp_path / "venv"
     subprocess.run([OLDER[0] / "bin" / "python", "-m", "venv", "--without-pip", venv], check=True)
     pretend(venv, "numpy", "2.0.0")
-    monkeypatch.setattr(_lent, "_is_installed", lambda name: name != "tomli")
+    is_installed = _lent._is_installed
+    monkeypatch.setattr(_lent, "_is_installed", lambda name: name != "tomli" and is_installed(name))
 
     (path,) = lent_to(python_of(venv)).paths
     program = "import sys; sys.path += sys.argv[1:]; import tomli; print(tomli.loads('a = [1, 2.5]'), tomli.__file__)"
