@@ -278,13 +278,6 @@ def seal_a_file_by_verity() -> object:
 
 
 @way_out
-def freeze_a_file_system() -> object:
-    if caged == "free":  # Everybody would wait.
-        raise OSError(1, "not tried")
-    return fcntl.ioctl(os.open("/proc/self", os.O_RDONLY), 0xC0045877, 0)
-
-
-@way_out
 def share_blocks_of_a_file() -> object:
     return fcntl.ioctl(os.open(LENT, os.O_RDONLY), 0xC0189436, bytes(24))  # FIDEDUPERANGE
 
