@@ -310,3 +310,19 @@ def test_what_a_killed_opener_left_is_removed_by_the_next(write: Write, tmp_path
     assert len(list(unpacking.glob("*.lock"))) == 1, "the one alive keeps its place"
     alive.communicate("\n" * 10)
     assert not list(unpacking.iterdir())
+
+
+def test_a_tree_that_is_deeper_than_a_path_is_long_is_removed(tmp_path: Path) -> None:
+    """Made as a hostile model can: step by step, so that no name of it is ever a whole path."""
+    top = tmp_path / "top"
+    top.mkdir()
+    program = (
+        "import os\nfor n in range(3000):\n open('f', 'w').close(); os.mkdir('d'); os.chdir('d')\nos.chmod('.', 0)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=top, check=True)
+    (top / "link").symlink_to(tmp_path)
+
+    assert len(list(cache_module.everything_in(top))) > 100
+    cache_module.remove_tree(top)
+
+    assert list(tmp_path.iterdir()) == []

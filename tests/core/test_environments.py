@@ -395,6 +395,7 @@ def test_lock_without_hashes_is_refused(tmp_path: Path, one: Path) -> None:
         'lock-version = "1.0"\npackages = 3',
         'lock-version = "1.0"\nrequires-python = "three"',
         'lock-version = "1.0"\nrequires-python = 3',
+        'lock-version = "1.0"\nrequires-python = "===0/python"',
         'lock-version = "1.0"\n[[packages]]\nname = "one"',
         'lock-version = "1.0"\n[[packages]]\nname = "one"\nversion = "x"',
         'lock-version = "1.0"\n[[packages]]\nname = "one"\nversion = "1"\nmarker = "x"\nwheels = []',

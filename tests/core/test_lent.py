@@ -156,7 +156,7 @@ def borrowed_packaging(venv: Path, plugin: str) -> list[str]:
     return ran.stdout.split()
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python has no TOML of its own")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="this release of Python has no TOML of its own")
 @pytest.mark.skipif(not OLDER, reason="there is no older Python here")
 def test_an_older_python_borrows_what_reads_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     venv = tmp_path / "venv"

@@ -178,3 +178,17 @@ def test_pythons_are_found_without_pyenv(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PATH", str(Path(shutil.which("sh") or "/bin/sh").parent))
 
     assert python_for("").executable == Path(sys.executable)
+
+
+@pytest.mark.parametrize("requires", [">=3.94", "===here/python"])
+def test_nothing_in_the_current_folder_is_tried(requires: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (tmp_path / ".venv" / "bin", tmp_path / "===here"):
+        place.mkdir(parents=True)
+        (place / "python").write_text(f"#!/bin/sh\ntouch {tmp_path / 'ran'}\n")
+        (place / "python").chmod(0o755)
+    (tmp_path / ".venv" / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(InterpreterError):
+        python_for(requires)
+    assert not (tmp_path / "ran").exists()

@@ -26,6 +26,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -336,17 +337,46 @@ def _remove_in(process: int, folder: Path) -> None:
 
 def everything_in(folder: Path) -> Iterator[Path]:
     """Give what lies below a folder, whatever vanishes meanwhile: `Path.rglob` minds before Python 3.13."""
-    for here, folders, files in os.walk(folder):
-        yield from (Path(here, name) for name in (*folders, *files))
+    left = [folder]
+    while left:
+        for entry in _entries(left.pop()):
+            yield Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                left.append(Path(entry.path))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        return list(entries)
+    return []
 
 
 def _remove(folder: Path) -> None:
-    import shutil
-
-    if not folder.exists():
+    """Remove a folder level by level: what lies deeper than a path is long, or Python calls itself, goes as well."""
+    if folder.is_symlink() or not folder.is_dir():
         return
-    for path in [folder, *everything_in(folder)]:
-        if path.is_dir() and not path.is_symlink():
-            with contextlib.suppress(OSError):
-                path.chmod(0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.chmod(0o700)
+    numbers, entries = count(), _entries(folder)
+    while entries and sum([_lifted(Path(entry.path), folder, numbers) for entry in entries]):
+        entries = _entries(folder)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _lifted(path: Path, top: Path, numbers: Iterator[int]) -> bool:
+    """Remove one thing at the top; folders in it are put at the top instead. Tell whether it is gone."""
+    with contextlib.suppress(OSError):
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+            return True
+        path.chmod(0o700)
+        for entry in _entries(path):
+            if entry.is_dir(follow_symlinks=False):
+                os.chmod(entry.path, 0o700)  # noqa: PTH101 - it may be a name that no path is
+                os.rename(entry.path, top / f".neuropod-lifted-{next(numbers)}-{os.getpid()}")  # noqa: PTH104 - likewise
+            else:
+                os.unlink(entry.path)  # noqa: PTH108 - likewise
+        path.rmdir()
+        return True
+    return False

@@ -289,6 +289,11 @@ def ask_for_network_devices() -> object:
 
 
 @way_out
+def read_attributes_of_any_file() -> object:
+    return os.listxattr(FILE)
+
+
+@way_out
 def lease_a_file() -> object:
     return fcntl.fcntl(os.open(LENT, os.O_RDONLY), fcntl.F_SETLEASE, fcntl.F_RDLCK)
 

@@ -327,3 +327,17 @@ def test_a_closed_model_leaves_no_descriptor_to_the_collector(package: MakePacka
         assert not sorted(descriptors() - before)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("name", ["json", "socket", "neuropod_core"])
+def test_what_lies_in_the_current_folder_is_not_run(
+    name: str, load: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be the folder of a package that nobody trusts."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nraise SystemExit(3)\n")
+    monkeypatch.chdir(here)
+
+    assert load().infer(said("copy", [1.0]))["y"].tolist() == [1.0]
+    assert not (tmp_path / "ran").exists()

@@ -32,7 +32,14 @@ LIMIT = 20.0
 """Seconds that a plugin has to be imported and to describe itself."""
 
 _START = 60.0  # Seconds for an interpreter to start and to import the core, on a machine with much else to do.
-_BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[2]); from neuropod_core.cli._probe import main; main()"
+_BOOT = """
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]  # Nobody asked for what lies in the current folder.
+import json
+sys.path[:] = json.loads(sys.argv[2])
+from neuropod_core.cli._probe import main
+main()
+"""
 _MOST_PRINTED = 2000
 
 

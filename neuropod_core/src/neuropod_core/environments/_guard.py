@@ -8,10 +8,10 @@ environment, before its interpreter is run.
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +23,9 @@ __all__ = ["check_untouched", "check_wheels", "fingerprints"]
 _REMEDY = "do not use it: no honest wheel does this; ask where the package comes from"
 _DECIDES = "which decides how the environment's Python starts"
 _SITE = "site-packages"
-_MOST_BYTES = 1 << 20  # Of a list of entry points.
+_MOST_BYTES = 1 << 20  # Of a list of entry points; and read at a time.
+_LONGEST_NAME = 1000
+_FREE_BYTES, _MOST_TIMES = 1 << 30, 100  # A wheel may unpack to so much, and so many times what it takes.
 
 # In bin and at the top of an environment: an interpreter's names, and what it reads before it starts.
 _OF_START = re.compile(r"pythonw?[\d.]*[td]*(\.exe|\.app|\.dll|\.zip)?|.*\._pth|pyvenv\.cfg|pybuilddir\.txt")
@@ -46,7 +48,7 @@ def check_wheels(files: Iterable[Path], at: str = "") -> None:
         try:
             with zipfile.ZipFile(file) as archive:
                 bad = next(_intrusions(archive), None)
-        except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        except (OSError, ValueError, zipfile.BadZipFile):
             continue  # The installer says what is wrong with it.
         if bad is not None:
             what = f"{file.name} would write {shown(bad[0])}, {bad[1]}"
@@ -67,8 +69,8 @@ def check_untouched(venv: Path, before: dict[str, str], at: str = "") -> None:
         If a file that was there is another or gone, or one is there that an interpreter would start by; `reason` is
         ``contents``, and the file and the wheel that brought it are named.
     """
-    now = fingerprints(venv)
-    changed = [path for path, print_ in before.items() if now.get(path) != print_]
+    now = {path.relative_to(venv).as_posix(): path for path in _outside(venv)}
+    changed = [path for path, print_ in before.items() if path not in now or _fingerprint(now[path]) != print_]
     brought = [path for path in now if path not in before and _intrudes(path.split("/"))]
     suspects = sorted([*changed, *brought])
     if suspects:
@@ -86,14 +88,25 @@ def check_untouched(venv: Path, before: dict[str, str], at: str = "") -> None:
 
 def _intrusions(archive: zipfile.ZipFile) -> Iterator[tuple[str, str]]:
     """Give the files of a wheel that would lie where they must not, and what is wrong with that."""
+    lists = []
     for name in archive.namelist():
-        parts = name.replace("\\", "/").casefold().split("/")
+        parts = [part for part in name.replace("\\", "/").casefold().split("/") if part not in ("", ".")]
         if name.startswith(("/", "\\")) or ".." in parts or (parts and ":" in parts[0]):
             yield name, "which is outside of the environment"
+        elif len(name) > _LONGEST_NAME:
+            yield f"{name[:100]}...", "which is too long for a path"
         elif len(parts) > 1 and parts[0].endswith(".data") and _intrudes(_lands(parts[1:])):
             yield name, _DECIDES
         elif len(parts) == 2 and parts[0].endswith(".dist-info") and parts[1] == "entry_points.txt":  # noqa: PLR2004
-            yield from ((script, _DECIDES) for script in _scripts(archive, name))
+            lists.append(name)
+    if sum(file.file_size for file in archive.infolist()) > _FREE_BYTES + _MOST_TIMES * _packed_bytes(archive):
+        yield "more than a hundred times its size", "which no software is"
+    for name in lists:
+        yield from ((script, _DECIDES) for script in _scripts(archive, name))
+
+
+def _packed_bytes(archive: zipfile.ZipFile) -> int:
+    return sum(file.compress_size for file in archive.infolist())
 
 
 def _lands(parts: Sequence[str]) -> Sequence[str]:
@@ -105,17 +118,24 @@ def _lands(parts: Sequence[str]) -> Sequence[str]:
 
 
 def _scripts(archive: zipfile.ZipFile, name: str) -> Iterator[str]:
-    """Give the programs among a wheel's entry points that would be an interpreter's, or lie elsewhere."""
-    with archive.open(name) as file:
-        text = file.read(_MOST_BYTES).decode("utf-8", "replace")
-    parser = configparser.RawConfigParser(delimiters=("=",), strict=False, allow_no_value=True)
-    parser.optionxform = str  # type: ignore[method-assign,assignment]  # names of programs keep their case
+    """Give the programs among a wheel's entry points that would be an interpreter's, or lie elsewhere.
+
+    It reads as the most lenient installer does: of a list that cannot be read, the list itself is given.
+    """
     try:
-        parser.read_string(text)
-    except configparser.Error:
-        return  # No installer reads it either.
-    for section in parser.sections():
-        for script in parser.options(section) if section.strip() in ("console_scripts", "gui_scripts") else ():
+        with archive.open(name) as file:
+            data = file.read(_MOST_BYTES + 1)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
+        yield name
+        return
+    if len(data) > _MOST_BYTES:
+        yield name
+    section = ""
+    for line in map(str.strip, data.decode("utf-8-sig", "replace").splitlines()):
+        if line.startswith("["):
+            section = line.strip("[] \t")
+        elif line and not line.startswith(("#", ";")) and section in ("", "console_scripts", "gui_scripts"):
+            script = line.partition("=")[0].strip()
             if re.search(r"[/\\:]", script) or _intrudes(["bin", script]):
                 yield f"bin/{script}"
 
@@ -133,11 +153,14 @@ def _intrudes(path: Sequence[str]) -> bool:
 
 def _outside(venv: Path) -> Iterator[Path]:
     """Walk an environment without following links, and without what is installed."""
-    for folder, folders, files in os.walk(venv):
-        here = Path(folder)
-        yield from (here / name for name in (*folders, *files))
-        if here.parent.parent == venv and here.parent.name.casefold() in _LIBRARIES and _SITE in folders:
-            folders.remove(_SITE)
+    left = [venv]
+    while left:
+        here = left.pop()
+        for path in sorted(here.iterdir()):
+            yield path
+            is_site = path.name == _SITE and here.parent.parent == venv and here.parent.name.casefold() in _LIBRARIES
+            if path.is_dir() and not path.is_symlink() and not is_site:
+                left.append(path)
 
 
 def _fingerprint(path: Path) -> str:
@@ -147,13 +170,18 @@ def _fingerprint(path: Path) -> str:
         return f"link to {path.readlink()} {seen if path.is_file() else ''}"
     if not path.is_file():
         return "folder"
-    return f"{path.stat().st_mode:o} {sha256(path.read_bytes()).hexdigest()}"
+    digest = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_MOST_BYTES):
+            digest.update(piece)
+    return f"{path.stat().st_mode:o} {digest.hexdigest()}"
 
 
 def _recorded(venv: Path) -> dict[str, str]:
     """Give whose files lie in an environment, by path: what the distributions' ``RECORD`` say."""
     listed = {}
-    for record in venv.glob(f"[Ll]ib*/**/{_SITE}/*.dist-info/RECORD"):
+    records = [*venv.glob(f"[Ll]ib*/*/{_SITE}/*.dist-info/RECORD"), *venv.glob(f"[Ll]ib/{_SITE}/*.dist-info/RECORD")]
+    for record in records:
         inside, owner = record.parent.parent.relative_to(venv), record.parent.name.removesuffix(".dist-info")
         for line in record.read_text("utf-8", "replace").splitlines():
             name = line.rsplit(",", 2)[0].strip('"')

@@ -93,7 +93,8 @@ def parse_lock(data: bytes, at: str) -> Lock:
     if not isinstance(packages, list) or len(packages) > _MOST_PACKAGES:
         raise PackageFormatError(f"packages are no list of at most {_MOST_PACKAGES}", at=at)
     try:
-        SpecifierSet(requires)
+        if any(each.operator == "===" for each in SpecifierSet(requires)):
+            raise PackageFormatError(f"requires-python {shown(requires)} is no range of versions", at=at)
         requirements = tuple(_requirement(package, at) for package in packages)
         environments = tuple(map(Marker, document.get("environments", ())))
         return Lock(sha256(data).hexdigest(), requires, requirements, environments)

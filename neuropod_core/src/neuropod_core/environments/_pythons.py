@@ -286,16 +286,17 @@ def _of_pyenv(requires: str) -> list[Path]:
 
 def _of_uv(requires: str) -> Path | None:
     program = uv()
-    if program is None:
+    if program is None or "===" in requires:  # What follows that may be a path.
         return None
     try:
         found = subprocess.run(  # noqa: S603 - no shell; uv as it is installed
-            [program, "python", "find", "--no-project", "--no-config", requires],
+            [program, "python", "find", "--no-project", "--no-config", "--system", requires],
             check=True,
             capture_output=True,
             text=True,
             timeout=_MOST_SECONDS,
             env={**os.environ, "UV_PYTHON_DOWNLOADS": "never"},
+            cwd=os.sep,  # It looks for environments where it stands, and above.
         )
     except (OSError, subprocess.SubprocessError):
         return None

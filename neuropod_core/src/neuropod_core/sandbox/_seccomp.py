@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from errno import ENOSYS, EOPNOTSUPP, EPERM
 
 from neuropod_core.sandbox._kernel import call
-from neuropod_core.sandbox._system_calls import ABSENT, LAST, NUMBERS, REFUSED, UNASSIGNED
+from neuropod_core.sandbox._system_calls import ABSENT, LAST, NUMBERS, REFUSED, UNASSIGNED, UNSUPPORTED
 
 __all__ = ["MACHINES", "install", "program", "unavailable"]
 
@@ -132,7 +132,7 @@ def program(machine: str, process: int, *, devices: bool = False) -> bytes:
         if name in numbers:
             block = [*_checked(checks), (_RETURN, 0, 0, _ALLOW)]
             instructions += [(_EQUAL, 0, len(block), numbers[name]), *block]
-    for names, errno in ((REFUSED, EPERM), (ABSENT, ENOSYS)):
+    for names, errno in ((REFUSED, EPERM), (ABSENT, ENOSYS), (UNSUPPORTED, EOPNOTSUPP)):
         for name in sorted(names & numbers.keys()):
             instructions += [(_EQUAL, 0, 1, numbers[name]), (_RETURN, 0, 0, _ERRNO | errno)]
     return b"".join(struct.pack("@HBBI", *each) for each in (*instructions, (_RETURN, 0, 0, _ALLOW)))

@@ -5,7 +5,7 @@ Source of the numbers: the kernel's headers ``asm/unistd_64.h`` and ``asm-generi
 
 from __future__ import annotations
 
-__all__ = ["ABSENT", "LAST", "NUMBERS", "REFUSED", "UNASSIGNED"]
+__all__ = ["ABSENT", "LAST", "NUMBERS", "REFUSED", "UNASSIGNED", "UNSUPPORTED"]
 
 LAST = 450
 """The last system call that was known when these lists were made (Linux 5.17: ``set_mempolicy_home_node``)."""
@@ -34,8 +34,15 @@ REFUSED = frozenset(
 ABSENT = frozenset(("clone3", "io_uring_enter", "io_uring_register", "io_uring_setup", "openat2"))
 """Calls whose arguments lie in memory, where no filter sees them: who asks is told that the kernel has none."""
 
+UNSUPPORTED = frozenset(("getxattr", "lgetxattr", "listxattr", "llistxattr"))
+"""Calls that read attributes by a path, wherever it leads: whoever copies files with theirs goes on without them."""
+
 NUMBERS: dict[str, dict[str, int]] = {
     "x86_64": {
+        "getxattr": 191,
+        "lgetxattr": 192,
+        "listxattr": 194,
+        "llistxattr": 195,
         "_sysctl": 156,
         "accept": 43,
         "accept4": 288,
@@ -189,6 +196,10 @@ NUMBERS: dict[str, dict[str, int]] = {
         "vserver": 236,
     },
     "aarch64": {
+        "getxattr": 8,
+        "lgetxattr": 9,
+        "listxattr": 11,
+        "llistxattr": 12,
         "accept": 202,
         "accept4": 242,
         "acct": 89,

@@ -37,7 +37,9 @@ _LONGEST_SHOWN = 400  # In an error, which has ten of them.
 _NOT_FOR_OTHER_PYTHONS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
 
 _BOOT = """
-import json, socket, sys
+import sys
+sys.path[:] = [entry for entry in sys.path if entry]  # The current folder may be a package that nobody trusts.
+import json, socket
 link = socket.socket(fileno=int(sys.argv[1]))
 size = int.from_bytes(link.recv(4, socket.MSG_WAITALL), "big")
 first = json.loads(link.recv(size, socket.MSG_WAITALL))
@@ -213,14 +215,14 @@ class Process:
     def close(self) -> None:
         """Close every descriptor."""
         self.link.close()
-        if self._scratch is not None:
-            self._scratch.close()
         for stream in (self._popen.stdout, self._popen.stderr):
             if stream:
                 stream.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
+        if self._scratch is not None:
+            self._scratch.close()
 
     def forget(self) -> None:
         """Close the descriptors in a forked child, so that the worker still sees when its parent ends."""
