@@ -27,9 +27,6 @@ from neuropod_core.placement.worker._spin import registered
 
 _SEND_TIMEOUT_S = 5
 _LAST_LINES = 10
-_PIPES_OF_POPEN = 8
-"""At least as many descriptors as it has for a moment: two pipes, one for its own errors, and ``/dev/null``."""
-
 _LOOK_S = 0.005
 """How often to look for the end of a process where no descriptor shows it."""
 _LONGEST_LINE = 4096
@@ -265,17 +262,29 @@ class Process:
 
     def _started(self, home: Home, variables: Mapping[str, str], link: int) -> subprocess.Popen[bytes]:
         flags = [*(["-I"] if home.python else []), *(["-S"] if home.caged else [])]
-        _check_descriptors(link)
-        return subprocess.Popen(  # noqa: S603 - the interpreter is ours, or the caller chose it
-            [home.python or sys.executable, *flags, "-c", _BOOT, str(link)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            pass_fds=[link],
-            env=self._environment(home, variables),
-            start_new_session=True,  # Ctrl-C is for the parent; and the worker's own children end with it.
-        )
+        ends: list[int] = []  # Not pipes of `subprocess`: old ones lose them where there are no more descriptors.
+        try:
+            ends += os.pipe()
+            ends += os.pipe()
+            ends.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            out, its_out, err, its_err, nothing = ends
+            popen = subprocess.Popen(  # noqa: S603 - the interpreter is ours, or the caller chose it
+                [home.python or sys.executable, *flags, "-c", _BOOT, str(link)],
+                stdin=nothing,
+                stdout=its_out,
+                stderr=its_err,
+                pass_fds=[link],
+                env=self._environment(home, variables),
+                start_new_session=True,  # Ctrl-C is for the parent; and the worker's own children end with it.
+            )
+        except BaseException:
+            for end in ends:
+                os.close(end)
+            raise
+        for end in (its_out, its_err, nothing):
+            os.close(end)
+        popen.stdout, popen.stderr = os.fdopen(out, "rb", 0), os.fdopen(err, "rb", 0)
+        return popen
 
     def _environment(self, home: Home, variables: Mapping[str, str]) -> dict[str, str]:
         """Give the environment variables: the parent's, but for what would lead to its Python or tell its secrets."""
@@ -335,17 +344,6 @@ def _own_path(home: Home) -> list[str]:
     from neuropod_core import sandbox
 
     return sandbox.installed_entries(entries, *map(Path, home.roots))
-
-
-def _check_descriptors(any_one: int) -> None:
-    """Raise an `OSError` where `subprocess` would lack descriptors: old ones leak those that they got."""
-    taken: list[int] = []
-    try:
-        for _ in range(_PIPES_OF_POPEN):
-            taken.append(os.dup(any_one))  # noqa: PERF401 - closed one by one, whichever of them fails
-    finally:
-        for descriptor in taken:
-            os.close(descriptor)
 
 
 def _pidfd_of(pid: int) -> int | None:
