@@ -233,12 +233,13 @@ def _seal(entry: Path) -> None:
             name = path.relative_to(content).as_posix()
             files[name] = _look(path)
             if not vouched:
-                hashes[name] = _digest(path)
+                hashes[name] = digest_of(path)
     record = {"files": files, **({} if vouched else {"sha256": hashes})}
     (entry / "record.json").write_text(json.dumps(record), "utf-8")
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Give the SHA-256 of a file, read piece by piece."""
     digest = sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):

@@ -67,7 +67,7 @@ def _remove_abandoned(beside: Path, for_: str) -> None:
     name = re.compile(rf"\.neuropod-{for_}-[0-9a-f]{{16}}(\.new)?")
     for folder in beside.glob(f".neuropod-{for_}-*"):
         if found := name.fullmatch(folder.name):
-            with suppress(OSError, RecursionError):
+            with suppress(OSError):
                 _remove_if_abandoned(folder, _BIRTH_S if found[1] else 0)
 
 

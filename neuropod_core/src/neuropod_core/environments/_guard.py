@@ -13,9 +13,9 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 
+from neuropod_core._cache import digest_of
 from neuropod_core.errors import EnvironmentBuildError, shown
 
 __all__ = ["check_untouched", "check_wheels", "fingerprints"]
@@ -23,7 +23,7 @@ __all__ = ["check_untouched", "check_wheels", "fingerprints"]
 _REMEDY = "do not use it: no honest wheel does this; ask where the package comes from"
 _DECIDES = "which decides how the environment's Python starts"
 _SITE = "site-packages"
-_MOST_BYTES = 1 << 20  # Of a list of entry points; and read at a time.
+_MOST_BYTES = 1 << 20  # Of a list of entry points.
 _LONGEST_NAME = 1000
 _FREE_BYTES, _MOST_TIMES = 1 << 30, 100  # A wheel may unpack to so much, and so many times what it takes.
 
@@ -170,11 +170,7 @@ def _fingerprint(path: Path) -> str:
         return f"link to {path.readlink()} {seen if path.is_file() else ''}"
     if not path.is_file():
         return "folder"
-    digest = sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_MOST_BYTES):
-            digest.update(piece)
-    return f"{path.stat().st_mode:o} {digest.hexdigest()}"
+    return f"{path.stat().st_mode:o} {digest_of(path)}"
 
 
 def _recorded(venv: Path) -> dict[str, str]:

@@ -51,8 +51,8 @@ from neuropod_core.placement.worker._granted_room import GrantedRoom
 from neuropod_core.placement.worker._known_requests import KnownRequest
 from neuropod_core.placement.worker._layouts import (
     MOST_LAYOUTS,
-    NO_ORDERS,
     Layout,
+    facts_of,
     layout_of,
     orders_of,
 )
@@ -289,9 +289,8 @@ class SharedMemoryDesk(Desk):
         where = self._made_there(results, room)
         if room is not None and room.used and not where:
             results = room.without(results)
-        orders = orders_of(results) if self._keeps_order else NO_ORDERS
-        facts = ((name, array.shape, array.dtype, name in where, orders.get(name)) for name, array in results.items())
-        key, layout = tuple(facts), layout_of(results, where, orders)
+        orders = orders_of(results, keeps_order=self._keeps_order)
+        key, layout = tuple(facts_of(results, where, orders)), layout_of(results, where, orders)
         number = self._layouts.get(key) or self._introduce(key, layout)
         if layout.fixed and layout.nbytes <= TRAY_BYTES:
             self._last = (number << KNOWN_IN_TRAY, Tray(layout, self._slot.result_tray))

@@ -21,7 +21,7 @@ from neuropod_core.placement.worker._board import (
     Slot,
 )
 from neuropod_core.placement.worker._known import Request
-from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, NO_ORDERS, Layout, layout_of, orders_of
+from neuropod_core.placement.worker._layouts import MOST_LAYOUTS, Layout, facts_of, layout_of, orders_of
 from neuropod_core.placement.worker._pool import Pool
 from neuropod_core.placement.worker._segments import Segment
 from neuropod_core.placement.worker._trays import Where, Written
@@ -68,9 +68,8 @@ class Inputs:
         outputs = None if outputs is None else tuple(outputs)
         where = self._where(arrays)
         self.kept = arrays if where else None  # They must not go back to the pool while the worker reads them.
-        orders = orders_of(arrays) if self._keeps_order else NO_ORDERS
-        facts = ((name, array.shape, array.dtype, name in where, orders.get(name)) for name, array in arrays.items())
-        key = (outputs, *facts)
+        orders = orders_of(arrays, keeps_order=self._keeps_order)
+        key = (outputs, *facts_of(arrays, where, orders))
         request = self._requests.get(key)
         if request is None:
             request = self._introduced(layout_of(arrays, where, orders), outputs)

@@ -8,7 +8,7 @@ depend on that in its last bits, and such a copy is the fastest one.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -143,10 +143,20 @@ def layout_of(
     )
 
 
-def orders_of(tensors: Mapping[str, Array]) -> Mapping[str, Order]:
-    """Give the order of every tensor that has an unusual one."""
+def orders_of(tensors: Mapping[str, Array], *, keeps_order: bool = True) -> Mapping[str, Order]:
+    """Give the order of every tensor that has an unusual one; none where the other side knows the usual one only."""
+    if not keeps_order:
+        return NO_ORDERS
     orders = {name: order for name, array in tensors.items() if (order := order_of(array)) is not None}
     return orders or NO_ORDERS
+
+
+def facts_of(
+    tensors: Mapping[str, Array], located: Container[str], orders: Mapping[str, Order]
+) -> Iterator[tuple[Any, ...]]:
+    """Give what two sets of tensors have in common if they are laid out alike."""
+    for name, array in tensors.items():
+        yield name, array.shape, array.dtype, name in located, orders.get(name)
 
 
 def order_of(array: Array) -> Order | None:

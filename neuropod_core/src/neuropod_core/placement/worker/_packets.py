@@ -19,11 +19,11 @@ from neuropod_core.errors import InferenceError, SharedMemoryError, WorkerProtoc
 from neuropod_core.placement.worker._frames import parsed
 from neuropod_core.placement.worker._layouts import (
     MOST_LAYOUTS,
-    NO_ORDERS,
     Layout,
     Place,
     decode_text,
     encode_text,
+    facts_of,
     layout_from_json,
     layout_of,
     orders_of,
@@ -73,8 +73,8 @@ class Introduction:
             If it is too long.
         """
         names = None if outputs is None else tuple(outputs)
-        orders = orders_of(tensors) if self._keeps_order else NO_ORDERS
-        key = (names, *((name, array.shape, array.dtype, orders.get(name)) for name, array in tensors.items()))
+        orders = orders_of(tensors, keeps_order=self._keeps_order)
+        key = (names, *facts_of(tensors, (), orders))
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= MOST_LAYOUTS:
